@@ -1,7 +1,7 @@
 """Time and randomness as values: the only seams through which the runtime sees either.
 
-Production passes :class:`SystemClock` and a seeded-by-the-OS ``random.Random``; a simulation passes its own. Sleeping
-is ``asyncio.sleep``, so a virtual-time event loop needs no second hook for it.
+Production passes :class:`SystemClock` and a seeded-by-the-OS ``random.Random``; a simulation passes its own.
+Sleeping is ``asyncio.sleep``, so a virtual-time event loop needs no second hook for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One HTTP exchange with an API server, as a protocol of one method.
 
-Everything above (client, watch, cache) speaks :class:`Transport`; below it may be aiohttp over TCP, or an embedded API
-server in the same process. A transport moves bytes: it does not retry, does not decode, and knows no Kubernetes.
+Everything above (client, watch, cache) speaks :class:`Transport`; below it may be aiohttp over TCP, or an embedded
+API server in the same process. A transport moves bytes: it does not retry, does not decode, and knows no
+Kubernetes.
 """
 
 from __future__ import annotations

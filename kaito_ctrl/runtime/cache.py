@@ -1,0 +1,194 @@
+"""The shared cache of one cluster: a watched store per declared kind, and one reader over them.
+
+Kinds are declared before the cache runs; reading another one raises ``NotCached`` instead of quietly starting a
+watch of the whole cluster. Reads are plain function calls: there is no await between two of them, so what one pass
+of a reconciler reads belongs together. The cache hears of the process's own writes (it is the client's
+``WriteObserver``), so a read is never older than them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from kaito_api.meta import Resource
+from kaito_ctrl.runtime.client import Client
+from kaito_ctrl.runtime.errors import CacheSyncTimeout, NotCached, NotFound
+from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.meta import ObjectKey
+from kaito_ctrl.runtime.store import Indexer, Store
+from kaito_ctrl.runtime.watch import Reflector, Scope, State, Waiting
+
+__all__ = ["Cache", "Reader"]
+
+R = TypeVar("R", bound=Resource)
+
+
+class Reader:
+    """What reconcilers see of the cache."""
+
+    def __init__(self, store_of: Callable[[type[Resource]], Store[Any]]) -> None:
+        self._store_of = store_of
+
+    def get(self, kind: type[R], name: str, namespace: str | None = None) -> R | None:
+        """The object, or ``None``. Raises ``NotCached`` for an undeclared kind and ``DecodeError`` for a misfit."""
+        return self.store(kind).get(ObjectKey(namespace or "", name))
+
+    def list(
+        self,
+        kind: type[R],
+        namespace: str | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        owner: Resource | None = None,
+        index: tuple[str, str] | None = None,
+    ) -> tuple[R, ...]:
+        """Objects by namespace, labels, owner (by uid) and declared index, all of which must hold; ordered by key."""
+        return self.store(kind).select(
+            namespace=namespace, labels=labels, owner_uid=owner.uid if owner is not None else None, index=index
+        )
+
+    def store(self, kind: type[R]) -> Store[R]:
+        """The store of *kind* itself. Raises ``NotCached``."""
+        return cast("Store[R]", self._store_of(kind))
+
+
+class Cache(Reader):
+    """Stores and the watches that feed them."""
+
+    def __init__(self, client: Client, *, rng: Any, streaming: bool = False, sync_timeout: float = 120.0) -> None:
+        super().__init__(self._declared)
+        self._client = client
+        self._rng = rng
+        self._streaming = streaming
+        self._sync_timeout = sync_timeout
+        self._stores: dict[type[Resource], Store[Any]] = {}
+        self._scopes: dict[type[Resource], Scope] = {}
+        self._running = False
+        self.reflectors: dict[type[Resource], Reflector] = {}
+
+    def declare(
+        self,
+        kind: type[R],
+        *,
+        scope: Scope | None = None,
+        indexes: Mapping[str, Indexer[R]] | None = None,
+    ) -> Store[R]:
+        """Have *kind* watched; declaring it again is fine if the scope is the same.
+
+        Raises ``RuntimeError`` once the cache runs, and ``ValueError`` for another scope.
+        """
+        store = self._stores.get(kind)
+        if store is None:
+            if self._running:
+                raise RuntimeError(f"{kind.kind} must be declared before the cache runs")
+            store = self._stores[kind] = Store(kind)
+            self._scopes[kind] = scope or Scope()
+        elif scope is not None and scope != self._scopes[kind]:
+            raise ValueError(f"{kind.kind} is declared with two scopes: {self._scopes[kind]} and {scope}")
+        for name, indexer in (indexes or {}).items():
+            store.add_index(name, indexer)
+        return cast("Store[R]", store)
+
+    @property
+    def kinds(self) -> tuple[type[Resource], ...]:
+        """The declared kinds."""
+        return tuple(self._stores)
+
+    def unsynced(self) -> list[str]:
+        """Which kinds have not been listed yet, each with what it waits for."""
+        waiting = []
+        for kind, store in self._stores.items():
+            if not store.synced:
+                reflector = self.reflectors.get(kind)
+                state = reflector.state if reflector is not None else None
+                reason = f" ({state.reason})" if isinstance(state, Waiting) and state.reason else ""
+                waiting.append(kind.plural + reason)
+        return waiting
+
+    async def run(self, lifetime: Lifetime) -> None:
+        """Watch every declared kind until cancelled; started once all of them are synced.
+
+        Raises ``CacheSyncTimeout`` when a kind cannot be listed in time.
+        """
+        self._running = True
+        synced = asyncio.Event()
+
+        def on_state(_: State) -> None:
+            if all(store.synced for store in self._stores.values()):
+                synced.set()
+
+        if not self._stores:
+            synced.set()
+        async with asyncio.TaskGroup() as group:
+            for kind, store in self._stores.items():
+                reflector = self.reflectors[kind] = Reflector(
+                    self._client.transport,
+                    kind,
+                    store,
+                    scope=self._scopes[kind],
+                    rng=self._rng,
+                    streaming=self._streaming,
+                    on_state=on_state,
+                )
+                group.create_task(reflector.run(), name=f"watch/{kind.plural}")
+            try:
+                async with asyncio.timeout(self._sync_timeout):
+                    await synced.wait()
+            except TimeoutError:
+                raise CacheSyncTimeout(
+                    f"not listed after {self._sync_timeout:g} s: {', '.join(self.unsynced())}; is the CRD installed, "
+                    "and may this identity list and watch it?"
+                ) from None
+            lifetime.started()
+
+    # -- WriteObserver ---------------------------------------------------------------------------------------------
+
+    def wrote(self, kind: type[Resource], key: ObjectKey, raw: bytes) -> None:
+        store = self._stores.get(kind)
+        if store is not None and self._in_scope(kind, key):
+            store.wrote(raw)
+
+    def deleted(self, kind: type[Resource], key: ObjectKey, uid: str) -> None:
+        store = self._stores.get(kind)
+        if store is not None:
+            store.deleted(key, uid)
+
+    def uncertain(self, kind: type[Resource], key: ObjectKey) -> None:
+        store = self._stores.get(kind)
+        if store is not None and self._in_scope(kind, key):
+            store.doubt(key)
+
+    async def settle(self) -> None:
+        """Read live each key whose last write had no answer, so that what follows decides on facts.
+
+        Raises what the client raises; the doubt then stays, and the next pass tries again.
+        """
+        for kind, store in self._stores.items():
+            for key in sorted(store.uncertain()):
+                try:
+                    raw = await self._client.get_raw(kind, key)
+                except NotFound:
+                    store.settle(key, None)
+                else:
+                    store.settle(key, raw)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _declared(self, kind: type[Resource]) -> Store[Any]:
+        try:
+            return self._stores[kind]
+        except KeyError:
+            known = ", ".join(sorted(each.kind for each in self._stores)) or "none"
+            raise NotCached(
+                f"{kind.kind} is not cached: declare it (owns, watches, reads) or read it live through the client; "
+                f"declared: {known}"
+            ) from None
+
+    def _in_scope(self, kind: type[Resource], key: ObjectKey) -> bool:
+        scope = self._scopes[kind]
+        if scope.namespace and scope.namespace != key.namespace:
+            return False
+        # Whether a selector holds only the server knows; such a cache learns of new objects from its watch alone.
+        return not (scope.labels or scope.fields) or key in self._stores[kind]

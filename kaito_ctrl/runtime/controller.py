@@ -1,0 +1,380 @@
+"""A controller: one kind, what wakes it, and the reconciler that brings one object where it should be.
+
+Subclass :class:`Controller`, declare the wiring as class data, write ``reconcile``::
+
+    class MirrorController(Controller[Mirror]):
+        name = "mirror"
+        kind = Mirror
+        sources = (owns(ConfigMap),)
+
+        async def reconcile(self, mirror: Mirror, ctx: Context) -> Result:
+            await ctx.client.apply(wanted(mirror), owner=mirror)
+            return Result.done()
+
+Promises: a key is never in two reconciles at once; no wake-up is lost; a reconcile never sees a cache older than the
+process's own writes; a failure is retried with back-off and never ends the controller; cancellation is no failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar, Generic, TypeVar
+
+import structlog
+
+from kaito_api.meta import Resource
+from kaito_ctrl.runtime.cache import Cache, Reader
+from kaito_ctrl.runtime.client import Client
+from kaito_ctrl.runtime.clock import Clock
+from kaito_ctrl.runtime.errors import (
+    ApiError,
+    Conflict,
+    DecodeError,
+    LeaseLost,
+    NotFound,
+    RetryAfter,
+    TerminalError,
+    TransportError,
+    leaf_errors,
+)
+from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.meta import ObjectKey, key_of
+from kaito_ctrl.runtime.metrics import ControllerMetrics
+from kaito_ctrl.runtime.queue import LOW, NORMAL, Queue, RetryPolicy
+from kaito_ctrl.runtime.source import Owned, Predicate, Source
+from kaito_ctrl.runtime.store import Change, Indexer, Store
+from kaito_ctrl.runtime.watch import Scope
+
+__all__ = ["Context", "Controller", "Result", "Worker"]
+
+R = TypeVar("R", bound=Resource)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a reconcile that did not fail says about its next call."""
+
+    after: float | None = None
+    """Seconds until the next call; ``None``: when something changes."""
+    backoff: bool = False
+    """Come back with back-off, as after a failure, but without being one."""
+
+    @staticmethod
+    def done() -> Result:
+        """Nothing more to do until something changes."""
+        return _DONE
+
+    @staticmethod
+    def retry_in(seconds: float) -> Result:
+        """Look again in *seconds*, or earlier if something changes."""
+        return Result(after=seconds)
+
+    @staticmethod
+    def soon() -> Result:
+        """Look again with back-off."""
+        return Result(backoff=True)
+
+
+_DONE = Result()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a reconcile works with. Its client writes under the controller's name."""
+
+    key: ObjectKey
+    attempt: int
+    """How many calls for this key have failed in a row before this one."""
+    client: Client
+    cache: Reader
+    clock: Clock
+    log: Any
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC."""
+        return self.clock.now()
+
+
+class Controller(Generic[R]):
+    """Base of all controllers; see the module's docstring. Instances are used by one manager."""
+
+    name: ClassVar[str]
+    kind: type[R]
+    sources: ClassVar[tuple[Source | Owned, ...]] = ()
+    workers: ClassVar[int] = 4
+    """Reconciles at once; each is of another key."""
+    timeout: ClassVar[float | None] = 300.0
+    """Seconds for one reconcile."""
+    finalizer: ClassVar[str | None] = None
+    """If set, it is put on every object before ``reconcile``, and taken off when ``cleanup`` is done."""
+    retry: ClassVar[RetryPolicy] = RetryPolicy()
+    when: ClassVar[Predicate | None] = None
+    """Which changes of the objects themselves matter."""
+    scope: ClassVar[Scope | None] = None
+    indexes: ClassVar[dict[str, Indexer[Any]]] = {}
+
+    async def reconcile(self, obj: R, ctx: Context) -> Result:
+        """Bring *obj* one step closer to what its spec says. Called again and again; must be idempotent."""
+        raise NotImplementedError
+
+    async def cleanup(self, obj: R, ctx: Context) -> Result:
+        """Undo everything outside the cluster, and whatever garbage collection will not; *obj* was just read live.
+
+        ``Result.done()`` says that nothing is left: the finalizer then comes off.
+        """
+        raise NotImplementedError
+
+    async def gone(self, key: ObjectKey, ctx: Context) -> None:
+        """The object has left the cache. For letting go of what the process holds; by default nothing."""
+
+    def bound_sources(self) -> tuple[Source, ...]:
+        """The sources with ``owns`` completed by this controller's kind."""
+        return tuple(each.bind(self.kind) if isinstance(each, Owned) else each for each in self.sources)
+
+
+@dataclass(slots=True)
+class _Failure:
+    """The last failure of a key, so that a repeated one is logged ever more rarely."""
+
+    text: str
+    times: int = 0
+
+
+@dataclass
+class Worker(Generic[R]):
+    """Runs one controller: routes changes into its queue and starts a task per key, at most ``workers`` at once."""
+
+    controller: Controller[R]
+    client: Client
+    cache: Cache
+    clock: Clock
+    rng: random.Random
+    metrics: ControllerMetrics | None = None
+    drain: float = 20.0
+    """Seconds that running reconciles may take to finish when asked to stop."""
+    observe: Callable[[ObjectKey, str], None] | None = None
+    """Told of each reconcile's end and outcome; for tests and oracles."""
+    queue: Queue[ObjectKey] = field(init=False)
+
+    def __post_init__(self) -> None:
+        controller = self.controller
+        self.queue = Queue(
+            rng=self.rng, retry=controller.retry, metrics=self.metrics.queue if self.metrics is not None else None
+        )
+        self._log = structlog.get_logger("kaito_ctrl").bind(controller=controller.name, kind=controller.kind.kind)
+        self._failures: dict[ObjectKey, _Failure] = {}
+        self._own = Source(
+            controller.kind,
+            lambda change, _: (change.key,),
+            type(controller).when,  # through the class: as an attribute of the instance it would be a method
+            controller.scope,
+            controller.indexes,
+        )
+        self._sources = (self._own, *controller.bound_sources())
+        for source in self._sources:
+            self.cache.declare(source.kind, scope=source.scope, indexes=source.indexes)
+
+    @property
+    def store(self) -> Store[R]:
+        """The store of the controller's own kind."""
+        return self.cache.store(self.controller.kind)
+
+    async def run(self, lifetime: Lifetime) -> None:
+        """Until asked to stop (then drained) or cancelled (then at once)."""
+        endings = [
+            self.cache.store(source.kind).listen(self._listener(source))
+            for source in self._sources
+            if source.route is not None
+        ]
+        lifetime.started()
+        try:
+            async with asyncio.TaskGroup() as group:
+                dispatcher = group.create_task(self._dispatch(group), name=f"{self.controller.name}/dispatch")
+                await lifetime.wait_stopping()
+                dispatcher.cancel()
+                await self._drained()
+                raise _Drained
+        except* _Drained:
+            pass
+        finally:
+            for end in endings:
+                end()
+
+    def _listener(self, source: Source) -> Callable[[Change[Any]], None]:
+        def listen(change: Change[Any]) -> None:
+            priority = LOW if change.initial else NORMAL
+            for key in source.keys(change, self.cache):
+                self.queue.add(key, priority=priority)
+
+        return listen
+
+    async def _dispatch(self, group: asyncio.TaskGroup) -> None:
+        free = asyncio.Semaphore(self.controller.workers)
+        while True:
+            await free.acquire()
+            try:
+                key, priority = await self.queue.get()
+            except BaseException:
+                free.release()
+                raise
+            task = group.create_task(self._process(key, priority), name=f"{self.controller.name}/{key}")
+            task.add_done_callback(lambda _: free.release())
+
+    async def _drained(self) -> None:
+        try:
+            async with asyncio.timeout(self.drain):
+                await self.queue.rest()
+        except TimeoutError:
+            self._log.warning("cut off at the end of the drain", keys=[str(key) for key in self.queue.working])
+
+    async def _process(self, key: ObjectKey, priority: int) -> None:
+        metrics = self.metrics
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        outcome = "cancelled"
+        if metrics is not None:
+            metrics.active.inc()
+        try:
+            outcome = await self._attempt(key, priority)
+        finally:
+            self.queue.done(key)
+            if metrics is not None:
+                metrics.active.dec()
+                metrics.results[outcome].inc()
+                metrics.seconds.observe(loop.time() - began)
+            if self.observe is not None:
+                self.observe(key, outcome)
+
+    async def _attempt(self, key: ObjectKey, priority: int) -> str:
+        """One reconcile; returns the word for its outcome and has already told the queue."""
+        attempt = self.queue.failures(key)
+        log = self._log.bind(namespace=key.namespace, name=key.name, attempt=attempt)
+        ctx = Context(key, attempt, self.client, self.cache, self.clock, log)
+        limit = asyncio.timeout(self.controller.timeout)
+        try:
+            async with limit:
+                result = await self._reconcile(key, ctx)
+        except RetryAfter as error:
+            self.queue.forget(key)
+            self.queue.add(key, after=self._spread(error.seconds), priority=priority)
+            log.info("not now", reason=str(error), seconds=error.seconds)
+            return "requeue_after"
+        except (TerminalError, DecodeError) as error:
+            self.queue.forget(key)
+            self._report(key, log, error, final=True)
+            if self.metrics is not None:
+                self.metrics.terminal.inc()
+                self.metrics.errors.inc()
+            return "error"
+        except LeaseLost:
+            # Somebody else leads now: there is nothing to retry, and nothing wrong with the object.
+            return "cancelled"
+        except Exception as error:  # noqa: BLE001 - whatever a reconciler raises must not end the controller
+            if isinstance(error, TimeoutError) and limit.expired():
+                error = TimeoutError(f"the reconcile took longer than {self.controller.timeout:g} s")
+                if self.metrics is not None:
+                    self.metrics.timeouts.inc()
+            delay = self.queue.retry(key, priority=priority)
+            self._report(key, log, error, delay=delay)
+            if self.metrics is not None:
+                self.metrics.errors.inc()
+            return "error"
+        self._failures.pop(key, None)
+        if result.backoff:
+            self.queue.retry(key, priority=priority)
+            return "requeue"
+        self.queue.forget(key)
+        if result.after is not None:
+            self.queue.add(key, after=self._spread(result.after), priority=priority)
+            return "requeue_after"
+        return "success"
+
+    async def _reconcile(self, key: ObjectKey, ctx: Context) -> Result:
+        await self.cache.settle()
+        obj = self.store.get(key)
+        if obj is None:
+            await self.controller.gone(key, ctx)
+            return Result.done()
+        finalizer = self.controller.finalizer
+        if obj.deleting:
+            if finalizer is None or finalizer not in obj.metadata.finalizers:
+                return Result.done()
+            return await self._finalize(obj, finalizer, ctx)
+        if finalizer is not None and finalizer not in obj.metadata.finalizers:
+            obj = await self._add_finalizer(obj, finalizer)
+        return await self.controller.reconcile(obj, ctx)
+
+    async def _add_finalizer(self, obj: R, finalizer: str) -> R:
+        # The list is replaced as a whole, so it must be the one that we read: hence the lock on resourceVersion.
+        metadata = {
+            "finalizers": [*obj.metadata.finalizers, finalizer],
+            "resourceVersion": obj.metadata.resource_version,
+            "uid": obj.uid,
+        }
+        return await self.client.patch(self.controller.kind, key_of(obj), {"metadata": metadata})
+
+    async def _finalize(self, obj: R, finalizer: str, ctx: Context) -> Result:
+        key = key_of(obj)
+        try:
+            # Deletion is irreversible: what it rests on is read now, not remembered.
+            live = await self.client.get(self.controller.kind, key.name, key.namespace)
+        except NotFound:
+            return Result.done()
+        if live.uid != obj.uid or not live.deleting or finalizer not in live.metadata.finalizers:
+            return Result.done()
+        result = await self.controller.cleanup(live, ctx)
+        if result != Result.done():
+            return result
+        await self._remove_finalizer(live, finalizer)
+        return Result.done()
+
+    async def _remove_finalizer(self, obj: R, finalizer: str) -> None:
+        key = key_of(obj)
+        for _ in range(5):
+            metadata = {
+                "finalizers": [each for each in obj.metadata.finalizers if each != finalizer],
+                "resourceVersion": obj.metadata.resource_version,
+                "uid": obj.uid,
+            }
+            try:
+                await self.client.patch(self.controller.kind, key, {"metadata": metadata})
+            except NotFound:
+                return
+            except Conflict:
+                # Somebody wrote meanwhile, most often our own last status write; only our own entry is ours to remove.
+                try:
+                    obj, uid = await self.client.get(self.controller.kind, key.name, key.namespace), obj.uid
+                except NotFound:
+                    return
+                if obj.uid != uid or finalizer not in obj.metadata.finalizers:
+                    return
+            else:
+                return
+        raise RetryAfter(1.0, f"{self.controller.kind.kind} {key} keeps changing while its finalizer comes off")
+
+    def _spread(self, seconds: float) -> float:
+        """Up to a tenth later, so that what was started together does not stay together."""
+        return seconds * (1.0 + 0.1 * self.rng.random())
+
+    def _report(
+        self, key: ObjectKey, log: Any, error: Exception, *, delay: float | None = None, final: bool = False
+    ) -> None:
+        text = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaf_errors(error))
+        failure = self._failures.get(key)
+        if failure is None or failure.text != text:
+            failure = self._failures[key] = _Failure(text)
+        failure.times += 1
+        if failure.times & (failure.times - 1):
+            return  # the same again: said once, then at each power of two
+        expected = isinstance(error, Conflict | TransportError) or (isinstance(error, ApiError) and error.code >= 500)
+        say = log.warning if expected and failure.times < 4 else log.error
+        more = {} if expected or final else {"exc_info": error}
+        say("reconcile failed", error=text, retry_in=delay, times=failure.times, **more)
+
+
+class _Drained(Exception):
+    """Ends a worker's task group after the drain; never seen outside this module."""

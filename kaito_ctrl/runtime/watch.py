@@ -1,0 +1,493 @@
+"""The life of one watch, as a pure state machine, and the shell that does its input and output.
+
+``step(state, input)`` says what happens next and what the store has to be told; ``state`` itself says which request
+is due. Everything that can come from a server is an input, so that no answer, however odd, ends a watch: only
+cancellation does. The table (states by inputs) is the one of a client-go reflector with three additions: a relist
+compares instead of clearing, silence is an input, and a kind that is missing or forbidden is waited for.
+
+==========  =======================================  ========================================================
+state       input                                    next
+==========  =======================================  ========================================================
+Listing     page with a continue token               Listing(next page)
+Listing     last page                                Watching(list's version); synced
+Listing     410 (token expired)                      Listing from the start, by quorum read
+Streaming   ADDED ...                                Streaming
+Streaming   BOOKMARK that ends the initial events    Watching; synced
+Streaming   refused (400, 404, 405, 415, 422)        Listing; streaming is not tried again
+Watching    ADDED, MODIFIED, DELETED, BOOKMARK       Watching(its version)
+Watching    end of stream                            Watching at once; after an empty one under 1 s: back off
+Watching    silence                                  Watching at once (the connection is presumed dead)
+Watching    410, as answer or as ERROR event         Listing by quorum read; the store keeps serving
+any         401, 5xx, transport error, other ERROR   back off, then the same again
+any         429                                      wait as long as the server says, then the same again
+any         403, 404                                 suspended: wait 10 s, doubling to 5 min; then from the start
+==========  =======================================  ========================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from kaito_api.meta import Resource
+from kaito_ctrl.runtime.client import raise_for_status
+from kaito_ctrl.runtime.codec import (
+    LineSplitter,
+    ListHead,
+    decode_header,
+    decode_json,
+    decode_list,
+    decode_watch_line,
+)
+from kaito_ctrl.runtime.errors import ApiError, Forbidden, Gone, NotFound, TooManyRequests, TransportError
+from kaito_ctrl.runtime.meta import collection_path
+from kaito_ctrl.runtime.transport import Request, Transport
+
+__all__ = [
+    "Advance",
+    "Backoff",
+    "BeginReplace",
+    "Closed",
+    "EndReplace",
+    "Failed",
+    "Frame",
+    "Input",
+    "Listing",
+    "Page",
+    "Reflector",
+    "Remove",
+    "Scope",
+    "Silence",
+    "Sink",
+    "State",
+    "Streaming",
+    "Upsert",
+    "Waiting",
+    "Watching",
+    "initial",
+    "step",
+]
+
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+PAGE_SIZE = 500
+_STREAMING_REFUSED = frozenset({400, 404, 405, 415, 422})
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A list is due. ``version`` "" asks for a quorum read, "0" for whatever the server has in memory."""
+
+    version: str = "0"
+    token: str = ""
+    attempt: int = 0
+    streaming: bool = False
+    """Whether a streaming list may be tried at the next full start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """A watch that begins with the present content (WatchList) is due, or running."""
+
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """A watch from ``version`` is due, or running."""
+
+    version: str
+    attempt: int = 0
+    streaming: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Sleep first. ``seconds`` is a fixed wait; ``None`` means back off by ``attempt``. ``then`` follows."""
+
+    then: Listing | Streaming | Watching
+    attempt: int
+    seconds: float | None = None
+    suspended: bool = False
+    reason: str = ""
+
+
+State = Listing | Streaming | Watching | Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list arrived."""
+
+    head: ListHead
+    items: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A watch event arrived: its type, its object's bytes and version, and whether it ends the initial events."""
+
+    type: str
+    raw: bytes
+    version: str
+    ends_initial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The server ended the stream, after that many frames and seconds."""
+
+    frames: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Nothing came for longer than the server would ever be silent on a live connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request was refused, broke, or an ERROR event came."""
+
+    error: ApiError | TransportError
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """The wait is over."""
+
+
+Input = Page | Frame | Closed | Silence | Failed | Woke
+
+
+@dataclass(frozen=True, slots=True)
+class BeginReplace:
+    """A full content begins: note what is seen from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    raw: bytes
+    initial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndReplace:
+    """The full content ends, as of ``version``: what was not seen is gone; the store is synced."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Everything up to ``version`` has been seen."""
+
+    version: str
+
+
+Effect = BeginReplace | Upsert | Remove | EndReplace | Advance
+
+
+def initial(*, streaming: bool) -> State:
+    """Where a watch begins. The first list may be served from the server's memory: it is only a starting point."""
+    return Streaming() if streaming else Listing("0")
+
+
+def _restart(state: Listing | Streaming | Watching) -> Listing | Streaming:
+    match state:
+        case Streaming(attempt):
+            return Streaming(attempt + 1)
+        case Listing(attempt=attempt, streaming=streaming) | Watching(attempt=attempt, streaming=streaming):
+            return Listing("", attempt=attempt + 1, streaming=streaming)
+
+
+def _again(state: Listing | Streaming | Watching) -> Listing | Streaming | Watching:
+    # A list that broke half-way begins anew: its pages belong to one snapshot.
+    if isinstance(state, Listing):
+        return replace(state, token="", attempt=state.attempt + 1)
+    return replace(state, attempt=state.attempt + 1)
+
+
+def _on_failure(state: Listing | Streaming | Watching, error: ApiError | TransportError) -> State:
+    attempt = state.attempt + 1
+    match error:
+        case Gone() if isinstance(state, Listing) and not state.token:
+            return Waiting(_restart(state), attempt, reason="Gone")
+        case Gone():
+            return _restart(state)
+        case ApiError(code=code) if isinstance(state, Streaming) and code in _STREAMING_REFUSED:
+            return Listing("0")
+        case TooManyRequests(retry_after=wait):
+            return Waiting(_again(state), attempt, wait, reason="TooManyRequests")
+        case Forbidden() | NotFound():
+            return Waiting(_restart(state), attempt, suspended=True, reason=error.reason or type(error).__name__)
+        case ApiError(reason=reason):
+            return Waiting(_again(state), attempt, reason=reason or f"HTTP {error.code}")
+        case _:
+            return Waiting(_again(state), attempt, reason="TransportError")
+
+
+def step(state: State, seen: Input) -> tuple[State, tuple[Effect, ...]]:
+    """The next state, and what the store has to be told, in order. Pure.
+
+    Raises ``ValueError`` for an input that the state cannot have asked for: that is a bug in the shell.
+    """
+    match state, seen:
+        case Waiting(then=then), Woke():
+            return then, ()
+        case (Listing() | Streaming() | Watching()) as asking, Failed(error):
+            return _on_failure(asking, error), ()
+        case Listing(token=token, streaming=streaming) as listing, Page(head, items):
+            effects: list[Effect] = [] if token else [BeginReplace()]
+            effects += [Upsert(item, initial=True) for item in items]
+            if head.continue_:
+                return replace(listing, token=head.continue_), tuple(effects)
+            effects.append(EndReplace(head.resource_version))
+            return Watching(head.resource_version, streaming=streaming), tuple(effects)
+        case Streaming(), Frame("BOOKMARK", version=version, ends_initial=True):
+            return Watching(version, streaming=True), (EndReplace(version),)
+        case Streaming(), Frame("BOOKMARK"):
+            return state, ()
+        case Streaming(), Frame("ADDED" | "MODIFIED", raw):
+            return state, (Upsert(raw, initial=True),)
+        case Streaming(), Frame("DELETED", raw):
+            return state, (Remove(raw),)
+        case Streaming(attempt), Closed() | Silence():
+            return Waiting(Streaming(attempt + 1), attempt + 1, reason="the initial events broke off"), ()
+        case Watching() as watching, Frame("ADDED" | "MODIFIED", raw, version):
+            return replace(watching, version=version or watching.version, attempt=0), (Upsert(raw),)
+        case Watching() as watching, Frame("DELETED", raw, version):
+            return replace(watching, version=version or watching.version, attempt=0), (Remove(raw),)
+        case Watching() as watching, Frame("BOOKMARK", version=version):
+            return replace(watching, version=version or watching.version, attempt=0), (Advance(version),)
+        case Watching() as watching, Closed(frames, seconds):
+            if frames == 0 and seconds < 1.0:
+                return Waiting(_again(watching), watching.attempt + 1, reason="the watch closed at once"), ()
+            return replace(watching, attempt=0), ()
+        case Watching() as watching, Silence():
+            return watching, ()
+        case (Streaming() | Watching()) as current, Frame():
+            return current, ()  # an event type that nobody has defined yet
+        case _:
+            raise ValueError(f"{type(seen).__name__} cannot follow {type(state).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential, with full jitter: between 0 and ``base * factor ** attempt``, capped. Seconds.
+
+    The figures are client-go's for a reflector, and 10 s to 5 min for a kind that is not there.
+    """
+
+    base: float = 0.8
+    factor: float = 2.0
+    cap: float = 30.0
+    suspended_base: float = 10.0
+    suspended_cap: float = 300.0
+
+    def seconds(self, wait: Waiting, rng: random.Random) -> float:
+        """How long to sleep for *wait*."""
+        if wait.seconds is not None:
+            return wait.seconds * (1.0 + 0.1 * rng.random())
+        exponent = min(wait.attempt - 1, 32)
+        if wait.suspended:
+            return min(self.suspended_base * self.factor**exponent, self.suspended_cap)
+        return rng.uniform(0.5, 1.0) * min(self.base * self.factor**exponent, self.cap)
+
+
+class Sink(Protocol):
+    """What a watch feeds; see :mod:`kaito_ctrl.runtime.store`."""
+
+    def begin_replace(self) -> None: ...
+    def upsert(self, raw: bytes, *, initial: bool) -> None: ...
+    def remove(self, raw: bytes) -> None: ...
+    def end_replace(self, version: str) -> None: ...
+    def advance(self, version: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which objects of a kind are watched: one namespace or all, and by which selectors."""
+
+    namespace: str | None = None
+    labels: str = ""
+    fields: str = ""
+
+    def query(self) -> tuple[tuple[str, str], ...]:
+        """The scope as query parameters."""
+        pairs = (("labelSelector", self.labels), ("fieldSelector", self.fields))
+        return tuple((key, value) for key, value in pairs if value)
+
+
+class Reflector:
+    """Keeps a sink equal to the server's content of one kind, for as long as :meth:`run` runs.
+
+    ``timeout`` is how long a watch lasts (drawn between one and two times that, so that they do not end together);
+    ``idle`` how long silence is believed: servers send a bookmark about once a minute.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        kind: type[Resource],
+        sink: Sink,
+        *,
+        scope: Scope | None = None,
+        rng: random.Random,
+        streaming: bool = False,
+        backoff: Backoff | None = None,
+        timeout: float = 300.0,
+        idle: float = 130.0,
+        on_state: Callable[[State], None] | None = None,
+        max_slice: float = 0.005,
+    ) -> None:
+        self.kind = kind
+        self.scope = scope or Scope()
+        self.state = initial(streaming=streaming)
+        self.last_frame: float | None = None
+        self._transport = transport
+        self._sink = sink
+        self._rng = rng
+        self._backoff = backoff or Backoff()
+        self._timeout = timeout
+        self._idle = idle
+        self._on_state = on_state
+        self._max_slice = max_slice
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            match self.state:
+                case Waiting() as wait:
+                    await asyncio.sleep(self._backoff.seconds(wait, self._rng))
+                    await self._take(Woke())
+                case Listing() as listing:
+                    await self._take(await self._list(listing))
+                case Streaming() | Watching() as open_:
+                    if isinstance(open_, Streaming):
+                        self._sink.begin_replace()
+                    # Leaving the loop at a change of request closes the stream: the next state asks for another one.
+                    async with aclosing(self._watch(open_)) as stream:
+                        async for seen in stream:
+                            if await self._take(seen) not in (Streaming, Watching):
+                                break
+
+    async def _take(self, seen: Input) -> type[State]:
+        before = type(self.state)
+        self.state, effects = step(self.state, seen)
+        loop = asyncio.get_running_loop()
+        self.last_frame = began = loop.time()
+        for effect in effects:
+            match effect:
+                case Upsert(raw, initial):
+                    self._sink.upsert(raw, initial=initial)
+                case Remove(raw):
+                    self._sink.remove(raw)
+                case BeginReplace():
+                    self._sink.begin_replace()
+                case EndReplace(version):
+                    self._sink.end_replace(version)
+                case Advance(version):
+                    self._sink.advance(version)
+            if len(effects) > 1 and loop.time() - began > self._max_slice:
+                await asyncio.sleep(0)  # a long list must not stall everybody else on this loop
+                began = loop.time()
+        if self._on_state is not None and type(self.state) is not before:
+            self._on_state(self.state)
+        return type(self.state)
+
+    async def _list(self, state: Listing) -> Input:
+        query = list(self.scope.query())
+        if state.token:
+            query += [("limit", str(PAGE_SIZE)), ("continue", state.token)]
+        elif state.version:
+            query.append(("resourceVersion", state.version))
+        else:
+            query.append(("limit", str(PAGE_SIZE)))
+        try:
+            async with await self._transport.send(self._request(query, timeout=60.0)) as response:
+                await raise_for_status(response)
+                head, items = decode_list(await response.read())
+        except (ApiError, TransportError) as error:
+            return Failed(error)
+        except ValueError as error:
+            return Failed(TransportError(f"the list of {self.kind.plural} is not readable: {error}"))
+        return Page(head, tuple(items))
+
+    async def _watch(self, state: Streaming | Watching) -> AsyncGenerator[Input, None]:
+        seconds = self._timeout * (1.0 + self._rng.random())
+        query = [
+            *self.scope.query(),
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("timeoutSeconds", str(int(seconds))),
+        ]
+        if isinstance(state, Streaming):
+            query += [("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan")]
+        else:
+            query.append(("resourceVersion", state.version))
+        loop = asyncio.get_running_loop()
+        began, frames = loop.time(), 0
+        try:
+            async with await self._transport.send(self._request(query, timeout=60.0)) as response:
+                await raise_for_status(response)
+                splitter = LineSplitter()
+                chunks = response.chunks()
+                while True:
+                    try:
+                        async with asyncio.timeout(self._idle):
+                            chunk = await anext(chunks, None)
+                    except TimeoutError:
+                        yield Silence()
+                        return
+                    if chunk is None:
+                        break
+                    for line in splitter.feed(chunk):
+                        seen = _read_line(line)
+                        if seen is None:
+                            continue
+                        frames += 1
+                        yield seen
+        except (ApiError, TransportError) as error:
+            # A connection that breaks after it has delivered is an ordinary end: go on from where we are, at once.
+            yield Closed(frames, loop.time() - began) if frames and isinstance(error, TransportError) else Failed(error)
+            return
+        yield Closed(frames, loop.time() - began)
+
+    def _request(self, query: list[tuple[str, str]], timeout: float) -> Request:
+        path = collection_path(self.kind, self.scope.namespace)
+        return Request("GET", path, tuple(query), {"accept": "application/json"}, None, timeout, None)
+
+
+def _read_line(line: bytes) -> Frame | Failed | None:
+    """One line as an input; ``None`` for one that is no event at all."""
+    try:
+        event = decode_watch_line(line)
+    except ValueError:
+        return None
+    raw = bytes(event.object)
+    if event.type == "ERROR":
+        try:
+            status = decode_json(raw)
+        except ValueError:
+            status = {}
+        code = status.get("code") or 500
+        retry_after = (status.get("details") or {}).get("retryAfterSeconds")
+        return Failed(
+            ApiError.of(code, status.get("reason") or "", status.get("message") or "", retry_after=retry_after)
+        )
+    try:
+        header = decode_header(raw)
+    except ValueError:
+        return None
+    ends = event.type == "BOOKMARK" and (header.annotations or {}).get(INITIAL_EVENTS_END) == "true"
+    return Frame(event.type, raw, header.resource_version, ends)
