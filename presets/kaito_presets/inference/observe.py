@@ -1,0 +1,91 @@
+"""Around every request: its metrics, its line in the log, its size limit, and the mark of random weights.
+
+A plain ASGI middleware: it neither buffers answers nor hides disconnects. Prompts and answers never reach the log.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from fastapi import HTTPException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kaito_presets.inference.errors import BadRequest, error_body
+from kaito_presets.inference.responses import CLIENT_CLOSED
+from kaito_presets.inference.service import GENERATION_ROUTES, ROUTES, Service
+
+__all__ = ["Observe"]
+
+log: Final = structlog.get_logger(__name__)
+
+_QUIET = ("/health", "/healthz", "/metrics")
+
+
+class Observe:
+    """Wraps *app*."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        service, path = self._service, scope["path"]
+        route = path if path in ROUTES else "other"
+        status = CLIENT_CLOSED
+        began = service.clock.monotonic()
+
+        async def marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if path in GENERATION_ROUTES and service.info is not None and service.info.weights == "random":
+                    MutableHeaders(raw=message["headers"])["X-Kaito-Weights"] = "random"
+            await send(message)
+
+        service.metrics.in_flight.inc()
+        try:
+            limit = service.config.max_body_bytes
+            if _declared_length(scope) > limit:
+                body = error_body(_too_large(limit), path)
+                await JSONResponse(body, status_code=413, headers={"Connection": "close"})(scope, receive, marked)
+            else:
+                await self._app(scope, _bounded(receive, limit), marked)
+        finally:
+            took = service.clock.monotonic() - began
+            service.metrics.in_flight.dec()
+            service.metrics.requests.labels(route, str(status)).inc()
+            service.metrics.duration.labels(route).observe(took)
+            if status == CLIENT_CLOSED:
+                service.metrics.cancelled.inc()
+            level = log.debug if route in _QUIET else log.info
+            level("request", method=scope["method"], path=path[:200], status=status, seconds=round(took, 4))
+
+
+def _too_large(limit: int) -> BadRequest:
+    return BadRequest(f"the request is larger than {limit} bytes")
+
+
+def _declared_length(scope: Scope) -> int:
+    text = Headers(scope=scope).get("content-length", "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """*receive*, until more than *limit* bytes of body have come: a chunked body declares no length."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise HTTPException(413, _too_large(limit).message)
+        return message
+
+    return bounded
