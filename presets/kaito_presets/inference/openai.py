@@ -30,7 +30,7 @@ DEFAULT_CHAT_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A parsed request: the texts to generate (*n* for each prompt), what to show before each, and the answer's frame."""
+    """A parsed request: the texts to generate, *n* for each prompt, each with what to show before it; and a frame."""
 
     kind: Literal["text", "chat"]
     id: str
