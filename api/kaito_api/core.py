@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer
 
 from kaito_api.meta import Condition, LocalReference, Model, Resource, Time
 
@@ -37,8 +37,8 @@ __all__ = [
     "ServicePort",
     "ServiceSpec",
     "Taint",
-    "Toleration",
     "TemplateMeta",
+    "Toleration",
     "Volume",
     "VolumeMount",
 ]
@@ -235,6 +235,18 @@ class PodTemplate(Model):
 
     metadata: TemplateMeta = TemplateMeta()
     spec: PodSpec = PodSpec()
+    _wire: Mapping[str, Any] | None = PrivateAttr(default=None)
+
+    @classmethod
+    def verbatim(cls, wire: Mapping[str, Any]) -> PodTemplate:
+        """A template that is written exactly as *wire* (plain JSON), fields that no model names included."""
+        template = cls()
+        template._wire = wire
+        return template
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return dict(self._wire) if self._wire is not None else handler(self)
 
 
 class ContainerState(Model):

@@ -1,7 +1,7 @@
 """What every Kubernetes object shares: the base model, metadata, conditions, selectors.
 
-Models are frozen. On the wire names are camelCase, in Python snake_case; ``to_wire`` gives exactly the fields that were
-set, which is what server-side apply wants: an unset field is not owned, a field set to its default is.
+Models are frozen. On the wire names are camelCase, in Python snake_case; ``to_wire`` gives exactly the fields that
+were set, which is what server-side apply wants: an unset field is not owned, a field set to its default is.
 """
 
 from __future__ import annotations

@@ -1,0 +1,154 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="kaito-ctrl",
+    help="One Workspace in, a served model out: KAITO in Python.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+_EXAMPLE = Path("examples/inference/kaito_workspace_phi_3.yaml")
+
+
+@app.command()
+def demo(
+    manifest: Annotated[Path, typer.Option("--file", "-f", help="The Workspace to apply.")] = _EXAMPLE,
+    prompt: Annotated[str, typer.Option(help="What to ask the model.")] = "What is Kubernetes?",
+    boot: Annotated[float, typer.Option(min=0, help="Seconds that a simulated machine takes to boot.")] = 3.0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API server; 0: any free one.")] = 0,
+    exit_: Annotated[
+        bool,
+        typer.Option("--exit", envvar="DEMO_EXIT", help="Exit after the answer. The default without a terminal."),
+    ] = False,
+    kill_controllers: Annotated[
+        bool,
+        typer.Option("--kill-controllers", help="Kill the controllers at every stage, and start them again."),
+    ] = False,
+    log_file: Annotated[Path | None, typer.Option(help="Write the controllers' log here, as JSON lines.")] = None,
+) -> None:
+    """From nothing to an answered prompt, with no cluster, no GPU and no cloud.
+
+    Starts a Kubernetes API server inside this process, with its controllers, a process kubelet and a simulated
+    cloud; applies a Workspace; shows how it comes up; asks the model through the Service; and stays up for kubectl
+    until Ctrl-C. Nothing is left behind.
+    """
+    from kaito_ctrl.cli.demo import DemoOptions, run_demo
+    from kaito_ctrl.cli.logs import configure_logging
+    from kaito_ctrl.cli.manifest import ManifestError
+
+    console = Console()
+    if log_file is not None:
+        configure_logging("debug", "json", log_file)
+    else:
+        configure_logging("error", "text", sys.stderr)
+    stay = not exit_ and console.is_terminal
+    options = DemoOptions(manifest, prompt, stay, boot, port, kill_controllers)
+    try:
+        status = asyncio.run(run_demo(options, console))
+    except ManifestError as error:
+        console.print(f"[red]{error}[/red]")
+        status = 2
+    raise typer.Exit(status)
+
+
+@app.command()
+def dev(
+    boot: Annotated[float, typer.Option(min=0, help="Seconds that a simulated machine takes to boot.")] = 3.0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API server; 0: any free one.")] = 0,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(help="Write the kubeconfig here; default: a temporary file.")
+    ] = None,
+    controllers: Annotated[
+        bool, typer.Option(help="Run KAITO's controllers too; without them only the cluster runs.")
+    ] = True,
+    log_level: Annotated[LogLevel, typer.Option(help="Which of the controllers' log lines to print.")] = "info",
+) -> None:
+    """An embedded cluster with KAITO in it, until Ctrl-C: for kubectl, and for developing controllers against."""
+    from kaito_ctrl.cli.dev import DevOptions, run_dev
+    from kaito_ctrl.cli.logs import configure_logging
+
+    configure_logging(log_level, "text", sys.stderr)
+    asyncio.run(run_dev(DevOptions(boot, port, kubeconfig, controllers), Console()))
+
+
+@app.command()
+def run(
+    kubeconfig: Annotated[
+        str | None, typer.Option(envvar="KUBECONFIG", help="Default: ~/.kube/config, or the pod's own identity.")
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="The kubeconfig's context to use.")] = None,
+    provisioner: Annotated[
+        Literal["none"], typer.Option(help="Who makes nodes: none leaves Machines to another controller.")
+    ] = "none",
+    registry: Annotated[
+        str, typer.Option(envvar="PRESET_REGISTRY_NAME", help="Where preset images are pulled from.")
+    ] = "mcr.microsoft.com/aks/kaito",
+    metrics_port: Annotated[int, typer.Option(help="Port of /metrics; -1 switches it off.")] = 8080,
+    health_port: Annotated[int, typer.Option(help="Port of /healthz and /readyz; -1 switches it off.")] = 8081,
+    webhook_port: Annotated[int, typer.Option(help="Port of the admission webhook; -1 switches it off.")] = -1,
+    webhook_host: Annotated[
+        str, typer.Option(help="Address at which the API server reaches the webhook.")
+    ] = "127.0.0.1",
+    log_level: Annotated[LogLevel, typer.Option(help="The least severe log line to print.")] = "info",
+    log_format: Annotated[Literal["json", "text"], typer.Option(help="How to print it.")] = "json",
+) -> None:
+    """Run the controllers against a cluster, until SIGTERM. The CRDs have to be there (`kaito-ctrl crds`)."""
+    from kaito_ctrl.cli.daemon import DaemonOptions
+    from kaito_ctrl.cli.logs import configure_logging
+    from kaito_ctrl.cli.run import run_daemon
+    from kaito_ctrl.runtime.errors import KubeError, leaf_errors
+
+    def on(port: int) -> int | None:
+        return port if port >= 0 else None
+
+    configure_logging(log_level, log_format, sys.stderr)
+    options = DaemonOptions(
+        registry=registry,
+        metrics_port=on(metrics_port),
+        health_port=on(health_port),
+        webhook_port=on(webhook_port),
+        webhook_host=webhook_host,
+    )
+    try:
+        asyncio.run(run_daemon(options, kubeconfig=kubeconfig, context=context))
+    except* (KubeError, OSError) as group:
+        for error in leaf_errors(group):
+            print(f"kaito-ctrl: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def crds(
+    output: Annotated[Path | None, typer.Option(help="A folder to write one file per CRD to; default: print.")] = None,
+) -> None:
+    """Print the CustomResourceDefinitions, generated from the models: `kaito-ctrl crds | kubectl apply -f -`."""
+    from kaito_api.crd import all_crds
+    from kaito_ctrl.cli.manifest import dump_yaml
+
+    if output is None:
+        print("---\n".join(dump_yaml(crd) for crd in all_crds()), end="")
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    for crd in all_crds():
+        path = output / f"{crd['spec']['group']}_{crd['spec']['names']['plural']}.yaml"
+        path.write_text(dump_yaml(crd), encoding="utf-8")
+        print(path)
+
+
+def main() -> None:
+    """The entry point."""
+    app()

@@ -1,0 +1,75 @@
+"""The daemon: which controllers run, with what around them. The same for a pod in a cluster and for a laptop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kaito_ctrl.reconcilers.machine.controller import MachineController
+from kaito_ctrl.reconcilers.workspace.admission import workspace_webhooks
+from kaito_ctrl.reconcilers.workspace.controller import WorkspaceController
+from kaito_ctrl.reconcilers.workspace.validation import Rules
+from kaito_ctrl.reconcilers.workspace.workload import Settings
+from kaito_ctrl.runtime import Cluster, Manager
+from kaito_ctrl.runtime.serving import HealthServer, MetricsServer
+from kaito_ctrl.runtime.webhook import AdmissionServer
+from kaito_presets.catalogue import Catalogue
+from kaito_presets.skus import SkuTable
+from kaito_provisioner import CloudProvider
+
+__all__ = ["DaemonOptions", "build_manager"]
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    """How the daemon runs. A port of ``None`` switches that server off, 0 takes any free one."""
+
+    registry: str = Settings().registry
+    sku_cloud: str = "azure"
+    host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes, and Prometheus scrapes, from outside the pod
+    metrics_port: int | None = 8080
+    health_port: int | None = 8081
+    webhook_host: str = "127.0.0.1"
+    webhook_port: int | None = None
+    webhook_service: tuple[str, str, int] | None = None
+    drain: float = 20.0
+
+
+def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: DaemonOptions) -> Manager:
+    """Everything that the daemon runs against *cluster*; without a *cloud*, somebody else provisions nodes."""
+    rules = Rules(Catalogue.builtin(), SkuTable.builtin(options.sku_cloud))
+    manager = Manager(cluster, drain=options.drain)
+    if options.metrics_port is not None:
+        manager.add_server(MetricsServer(cluster.metrics.registry, host=options.host, port=options.metrics_port))
+    if options.health_port is not None:
+
+        def caches() -> str | None:
+            waiting = cluster.cache.unsynced()
+            return f"not listed yet: {', '.join(waiting)}" if waiting else None
+
+        def started() -> str | None:
+            return None if manager.ready else "starting"
+
+        manager.add_server(
+            HealthServer(
+                live={"ping": lambda: None},
+                ready={"caches": caches, "controllers": started},
+                host=options.host,
+                port=options.health_port,
+            )
+        )
+    if options.webhook_port is not None:
+        manager.add_webhook(
+            AdmissionServer(
+                cluster.client,
+                workspace_webhooks(rules),
+                clock=cluster.clock,
+                metrics=cluster.metrics,
+                host=options.webhook_host,
+                port=options.webhook_port,
+                service=options.webhook_service,
+            )
+        )
+    manager.add(WorkspaceController(rules, Settings(registry=options.registry)))
+    if cloud is not None:
+        manager.add(MachineController(cloud))
+    return manager

@@ -1,0 +1,44 @@
+"""``kaito-ctrl dev``: the embedded cluster with KAITO in it, until Ctrl-C."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from kaito_ctrl.cli.local import LocalKaito
+from kaito_ctrl.cli.signals import stop_on_signal
+
+__all__ = ["DevOptions", "run_dev"]
+
+
+@dataclass(frozen=True, slots=True)
+class DevOptions:
+    boot: float = 3.0
+    port: int = 0
+    kubeconfig: Path | None = None
+    controllers: bool = True
+
+
+async def run_dev(options: DevOptions, console: Console) -> None:
+    """Run until a signal."""
+    folder = Path(tempfile.mkdtemp(prefix="kaito-ctrl-"))
+    path = options.kubeconfig or folder / "kubeconfig"
+    try:
+        with stop_on_signal() as stop:
+            async with LocalKaito.start(
+                root=folder / "pods", boot=options.boot, port=options.port, controllers=options.controllers
+            ) as kaito:
+                await kaito.dev.write_kubeconfig(path)
+                console.print("The cluster is up until Ctrl-C. In another terminal:")
+                console.print(f"  export KUBECONFIG={path}", highlight=False, soft_wrap=True)
+                console.print("  kubectl apply -f examples/inference/kaito_workspace_phi_3.yaml", highlight=False)
+                await stop.wait()
+                console.print("\nStopping: the pods, the controllers, the cluster.")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if options.kubeconfig is not None:
+            options.kubeconfig.unlink(missing_ok=True)

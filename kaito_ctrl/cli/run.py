@@ -1,0 +1,28 @@
+"""``kaito-ctrl run``: the controllers against a cluster that is somewhere else."""
+
+from __future__ import annotations
+
+import asyncio
+
+from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
+from kaito_ctrl.cli.signals import stop_on_signal
+from kaito_ctrl.runtime import Cluster
+
+__all__ = ["run_daemon"]
+
+
+async def run_daemon(options: DaemonOptions, *, kubeconfig: str | None, context: str | None) -> None:
+    """Run until a signal, then drain. Raises what ends the manager."""
+    with stop_on_signal() as stop:
+        async with Cluster.connect(kubeconfig=kubeconfig, context=context) as cluster:
+            manager = build_manager(cluster, None, options)
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(manager.run(), name="manager")
+
+                async def on_signal() -> None:
+                    await stop.wait()
+                    manager.stop()
+
+                watcher = group.create_task(on_signal(), name="signals")
+                await asyncio.wait((running,))
+                watcher.cancel()

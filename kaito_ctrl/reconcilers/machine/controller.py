@@ -1,0 +1,201 @@
+"""The shell around the machine's plan, and the machine's end: drain, delete in the cloud until it is gone, let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from kaito_api.core import Node
+from kaito_api.karpenter import DISRUPTED_TAINT, INSTANCE_TYPE_LABEL, TERMINATION_FINALIZER, Machine, MachineStatus
+from kaito_api.meta import find_condition, is_true
+from kaito_api.quantity import parse_quantity
+from kaito_ctrl.reconcilers.machine.drain import draining
+from kaito_ctrl.reconcilers.machine.plan import Observed, plan_machine
+from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, key_of, watches
+from kaito_ctrl.runtime.errors import NotFound
+from kaito_provisioner import CloudError, CloudProvider, Instance, LaunchRequest
+from kaito_provisioner import NotFound as InstanceNotFound
+
+__all__ = ["MachineController"]
+
+_POLL = 5.0
+"""Seconds between two looks at a cloud that is busy for us; nodes and machines wake us by themselves."""
+
+
+def _machines_of(node: Node, cache: Reader) -> Iterable[ObjectKey]:
+    if not node.spec.provider_id:
+        return ()
+    return (key_of(each) for each in cache.list(Machine, index=("providerID", node.spec.provider_id)))
+
+
+class MachineController(Controller[Machine]):
+    """Runs a Machine's life against a cloud."""
+
+    name = "machine"
+    kind = Machine
+    workers = 32
+    finalizer = TERMINATION_FINALIZER
+    indexes = {"providerID": lambda machine: (machine.status.provider_id,) if machine.status.provider_id else ()}  # noqa: RUF012
+    sources = (
+        watches(
+            Node,
+            _machines_of,
+            indexes={"providerID": lambda node: (node.spec.provider_id,) if node.spec.provider_id else ()},
+        ),
+    )
+
+    def __init__(self, cloud: CloudProvider) -> None:
+        self._cloud = cloud
+
+    async def reconcile(self, machine: Machine, ctx: Context) -> Result:
+        seen, wait = await self._look(machine, ctx)
+        if any(node.deleting for node in seen.nodes):
+            # Somebody deleted the node: its machine goes with it, in order, and whoever needs another asks for one.
+            await ctx.client.delete(Machine, ctx.key, uid=machine.uid)
+            return Result.done()
+        plan = plan_machine(machine, seen, ctx.now())
+        if plan.node_patch is not None:
+            await ctx.client.patch(Node, key_of(seen.nodes[0]), plan.node_patch)
+        if plan.labels != machine.metadata.labels:
+            await ctx.client.patch(Machine, ctx.key, {"metadata": {"uid": machine.uid, "labels": dict(plan.labels)}})
+        if plan.status != machine.status:
+            await self._write_status(machine, plan.status, ctx)
+        return Result.retry_in(wait) if wait is not None else Result.done()
+
+    async def _look(self, machine: Machine, ctx: Context) -> tuple[Observed, float | None]:
+        """What there is, and when to look again if nothing wakes us."""
+        if is_true(machine.status.conditions, "MachineRegistered"):
+            nodes = ctx.cache.list(Node, index=("providerID", machine.status.provider_id))
+            # From here on the node speaks for the machine; the cloud is asked no more.
+            return Observed(_known(machine), None, nodes), None
+        try:
+            instance = await self._cloud.create(_request(machine))
+        except CloudError as error:
+            wait = _patience(machine, error, ctx.now())
+            ctx.log.warning("the cloud refused", reason=error.reason, error=error.message, retry_in=wait)
+            return Observed(error=error), wait
+        nodes = ctx.cache.list(Node, index=("providerID", instance.provider_id)) if instance.provider_id else ()
+        return Observed(instance, instance.error, nodes), None if nodes else _POLL
+
+    async def _write_status(self, machine: Machine, status: MachineStatus, ctx: Context) -> None:
+        wire = {
+            "nodeName": status.node_name,
+            "providerID": status.provider_id,
+            "capacity": dict(status.capacity),
+            "allocatable": dict(status.allocatable),
+            "conditions": [each.to_wire() for each in status.conditions],
+        }
+        await ctx.client.patch(
+            Machine, ctx.key, {"metadata": {"uid": machine.uid}, "status": wire}, subresource="status"
+        )
+
+    async def cleanup(self, machine: Machine, ctx: Context) -> Result:
+        """Node deleted and drained, instance deleted until the cloud says that it is gone, node let go."""
+        nodes = await self._nodes(machine.status.provider_id, ctx) if machine.status.provider_id else ()
+        for node in nodes:
+            if not node.deleting:
+                await _delete_node(node, ctx)
+        if wait := await draining(nodes, ctx):
+            return Result.retry_in(wait)
+        try:
+            # By the claim's uid, not by what the status says: the answer to the creation may have been lost.
+            instance = await self._cloud.find(machine.uid)
+            await self._cloud.delete(instance)
+        except InstanceNotFound:
+            pass
+        except CloudError as error:
+            ctx.log.warning("the cloud refused to delete", reason=error.reason, error=error.message)
+            return Result.retry_in(error.retry_after or _POLL)
+        else:
+            return Result.retry_in(1.0)
+        for node in nodes:
+            await _release_node(node, ctx)
+        return Result.done()
+
+    async def _nodes(self, provider_id: str, ctx: Context) -> tuple[Node, ...]:
+        """The machine's nodes, each read live: what follows is not to be undone."""
+        nodes = []
+        for cached in ctx.cache.list(Node, index=("providerID", provider_id)):
+            try:
+                node = await ctx.client.get(Node, cached.name)
+            except NotFound:
+                continue
+            if node.spec.provider_id == provider_id:
+                nodes.append(node)
+        return tuple(nodes)
+
+
+def _patience(machine: Machine, error: CloudError, now: datetime) -> float | None:
+    """Seconds until the cloud is asked again: a quarter of how long it has been refusing, from 5 s to 5 min.
+
+    That doubles as it goes, like any back-off, but is kept in the object: a restart neither forgets nor resets it.
+    """
+    if not error.retryable:
+        return None
+    if error.retry_after is not None:
+        return error.retry_after
+    launched = find_condition(machine.status.conditions, "MachineLaunched")
+    since = launched.last_transition_time if launched is not None else None
+    waited = (now - since).total_seconds() if since is not None else 0.0
+    return min(max(waited / 4.0, _POLL), 300.0)
+
+
+def _request(machine: Machine) -> LaunchRequest:
+    spec = machine.spec
+    return LaunchRequest(
+        name=machine.name,
+        uid=machine.uid,
+        instance_types=spec.values(INSTANCE_TYPE_LABEL),
+        labels=_node_labels(machine),
+        taints=spec.taints,
+        startup_taints=spec.startup_taints,
+        disk=int(parse_quantity(spec.resources.requests.get("storage", "0"))),
+    )
+
+
+def _node_labels(machine: Machine) -> dict[str, str]:
+    """The claim's labels, and what its requirements leave no choice about."""
+    single = {
+        each.key: each.values[0]
+        for each in machine.spec.requirements
+        if each.operator == "In" and len(each.values) == 1
+    }
+    return {**single, **machine.metadata.labels}
+
+
+def _known(machine: Machine) -> Instance:
+    """The instance as the status remembers it: all that the plan needs once the node has registered."""
+    return Instance(
+        name=machine.name,
+        claim_uid=machine.uid,
+        state="Running",
+        instance_type=machine.metadata.labels.get(INSTANCE_TYPE_LABEL, ""),
+        provider_id=machine.status.provider_id,
+        capacity=machine.status.capacity,
+        allocatable=machine.status.allocatable,
+    )
+
+
+async def _delete_node(node: Node, ctx: Context) -> None:
+    try:
+        await ctx.client.delete(Node, key_of(node), uid=node.uid)
+        if not any(each.key == DISRUPTED_TAINT.key for each in node.spec.taints):
+            taints = [*(each.to_wire() for each in node.spec.taints), DISRUPTED_TAINT.to_wire()]
+            await ctx.client.patch(Node, key_of(node), {"metadata": {"uid": node.uid}, "spec": {"taints": taints}})
+    except NotFound:
+        pass  # it had no finalizer of ours: it is gone at once
+
+
+async def _release_node(node: Node, ctx: Context) -> None:
+    try:
+        live = await ctx.client.get(Node, node.name)
+        if live.uid == node.uid and TERMINATION_FINALIZER in live.metadata.finalizers:
+            finalizers = [each for each in live.metadata.finalizers if each != TERMINATION_FINALIZER]
+            metadata = {
+                "finalizers": finalizers,
+                "uid": live.uid,
+                "resourceVersion": live.metadata.resource_version,
+            }
+            await ctx.client.patch(Node, key_of(live), {"metadata": metadata})
+    except NotFound:
+        pass

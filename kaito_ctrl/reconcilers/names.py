@@ -1,0 +1,35 @@
+"""The strings that users, tools and other controllers see: labels, annotations, finalizers, names of children."""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = [
+    "ACCELERATOR_LABEL",
+    "ENABLE_LB_ANNOTATION",
+    "GPU_RESOURCE",
+    "MACHINE_TYPE_LABEL",
+    "WORKSPACE_FINALIZER",
+    "WORKSPACE_LABEL",
+    "WORKSPACE_NAMESPACE_LABEL",
+    "machine_name",
+]
+
+WORKSPACE_LABEL = "kaito.sh/workspace"
+WORKSPACE_NAMESPACE_LABEL = "kaito.sh/workspacenamespace"
+MACHINE_TYPE_LABEL = "kaito.sh/machine-type"
+ENABLE_LB_ANNOTATION = "kaito.sh/enablelb"
+ACCELERATOR_LABEL = "accelerator"
+"""``accelerator=nvidia`` is what NVIDIA's device plug-in selects nodes by."""
+WORKSPACE_FINALIZER = "workspace.finalizer.kaito.sh"
+GPU_RESOURCE = "nvidia.com/gpu"
+RESERVED_LABEL_DOMAINS = ("kaito.sh/", "karpenter.sh/", "kubernetes.io/", "k8s.io/")
+
+
+def machine_name(workspace_uid: str, index: int) -> str:
+    """The name of a workspace's machine: ``ws`` and nine hex digits, because it is an AKS pool's name too.
+
+    It follows from the workspace and the index alone: asking again for the same machine is harmless.
+    """
+    digest = hashlib.sha256(f"{workspace_uid}/machine/{index}".encode()).hexdigest()
+    return f"ws{digest[:9]}"
