@@ -5,7 +5,7 @@
     Catalogue.builtin().get("phi-3-mini-4k-instruct")      what a preset is and asks for
     SkuTable.builtin("azure").get("Standard_NC6s_v3")      what an instance type has
     size(preset, sku, count)                               whether the one fits on the other, with its working
-    image_for(preset), inference_command(preset)           what to run
+    image_for(preset), serving_command(preset)             what to run
 
 Importing this package is cheap: names are resolved on first use, and nothing outside ``kaito_presets.inference`` needs
 more than pydantic and PyYAML.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kaito_presets.catalogue import Catalogue
     from kaito_presets.datafile import DataFileError
-    from kaito_presets.images import image_for, inference_command, upstream_command
+    from kaito_presets.images import image_for, serving_command
     from kaito_presets.preset import Architecture, Image, Preset, Requirements, Source, Tuning
     from kaito_presets.sizing import Check, Sizing, fitting_skus, size
     from kaito_presets.skus import Sku, SkuTable
@@ -39,9 +39,8 @@ __all__ = [
     "Tuning",
     "fitting_skus",
     "image_for",
-    "inference_command",
+    "serving_command",
     "size",
-    "upstream_command",
 ]
 
 _HOME = {
@@ -59,9 +58,8 @@ _HOME = {
     "Tuning": "preset",
     "fitting_skus": "sizing",
     "image_for": "images",
-    "inference_command": "images",
+    "serving_command": "images",
     "size": "sizing",
-    "upstream_command": "images",
 }
 
 

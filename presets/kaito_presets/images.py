@@ -7,11 +7,12 @@ from typing import Final
 
 from kaito_presets.preset import Preset
 
-__all__ = ["DEFAULT_REGISTRY", "image_for", "inference_command", "upstream_command"]
+__all__ = ["DEFAULT_REGISTRY", "SERVER", "image_for", "serving_command"]
 
 DEFAULT_REGISTRY: Final = "mcr.microsoft.com/aks/kaito"
 
-_ACCELERATE: Final = ("--gpu_ids=all", "--machine_rank=0", "--num_machines=1", "--num_processes=1")
+SERVER: Final = "/workspace/tfs/inference_api.py"
+"""Where every preset image has its server: KAITO's published ones theirs, and those built from our Dockerfile ours."""
 
 
 def image_for(preset: Preset, registry: str = DEFAULT_REGISTRY, private_image: str | None = None) -> str:
@@ -26,27 +27,16 @@ def image_for(preset: Preset, registry: str = DEFAULT_REGISTRY, private_image: s
     return f"{registry.rstrip('/')}/{preset.image.repository}:{preset.image.tag}"
 
 
-def inference_command(
-    preset: Preset, *, python: str = "python3", extra: Mapping[str, str] | None = None
-) -> tuple[str, ...]:
-    """The argument vector of our server for *preset*; the same arguments give the same vector.
+def serving_command(preset: Preset, *, extra: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The argument vector that serves *preset* in its image; the same arguments give the same vector.
 
-    *extra* adds flags, or replaces those of the preset; an empty value stands for a bare flag.
+    The flags are KAITO's own, so that its published images and ours are started alike. *extra* adds flags, or replaces
+    those of the preset; an empty value stands for a bare flag.
     """
     flags = {**preset.run_parameters, **(extra or {})}
     if preset.trust_remote_code:
         flags.setdefault("trust_remote_code", "")
-    return (python, "-m", "kaito_presets.inference", f"--preset={preset.name}", *_flags(flags))
-
-
-def upstream_command(preset: Preset) -> tuple[str, ...]:
-    """The argument vector for KAITO's own published image of *preset*, which holds another server than ours.
-
-    Raises ``ValueError`` for presets whose images users build themselves: their layout is not known.
-    """
-    if preset.runtime != "transformers":
-        raise ValueError(f"preset {preset.name} has no published image: its {preset.runtime} image is the user's own")
-    return ("accelerate", "launch", *_ACCELERATE, "inference_api.py", *_flags(preset.run_parameters))
+    return ("python3", SERVER, *_flags(flags))
 
 
 def _flags(values: Mapping[str, str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from kaito_presets.preset import Preset
 
 __all__ = ["Config", "ConfigError", "parse"]
 
-DEFAULT_WEIGHTS = "/workspace/weights"
+DEFAULT_WEIGHTS = "/workspace/tfs/weights"
 DEFAULT_ADAPTERS = "/mnt/adapter"
 DEFAULT_PORT = 5000
 
@@ -86,7 +86,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str], catalogue: Catalogue | No
     if unknown:
         raise ConfigError(_unknown_flags(parser, unknown))
     given: dict[str, Any] = {name: value for name, value in vars(known).items() if value is not None}
-    preset = _preset(given.pop("preset", None), catalogue or Catalogue.builtin())
+    preset = _preset(given.pop("preset", env.get("KAITO_PRESET") or None), catalogue or Catalogue.builtin())
     ignored = tuple(f"--{name}" for name in WITHOUT_EFFECT if given.pop(name, None) is not None)
     for name in ("load_in_4bit", "load_in_8bit"):
         if given.pop(name, False):
@@ -112,7 +112,9 @@ def parse(argv: Sequence[str], env: Mapping[str, str], catalogue: Catalogue | No
 def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python3 -m kaito_presets.inference", allow_abbrev=False, description=__doc__)
     add = parser.add_argument
-    add("--preset", metavar="NAME", help="entry of the model catalogue: gives names and defaults")
+    add(
+        "--preset", metavar="NAME", help="entry of the model catalogue: gives names and defaults; default $KAITO_PRESET"
+    )
     add("--pretrained_model_name_or_path", dest="weights", metavar="DIR", help=f"default {DEFAULT_WEIGHTS}")
     add("--served_model_name", metavar="NAME", help="how OpenAI clients call the model; default: the preset's name")
     add("--host", help="address to listen on; default $KAITO_HOST, else every address")

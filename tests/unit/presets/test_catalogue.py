@@ -178,7 +178,7 @@ def test_importing_the_package_and_sizing_loads_nothing_heavy() -> None:
         "import sys, kaito_presets as k\n"
         "assert 'pydantic' not in sys.modules\n"
         "p = k.Catalogue.builtin().get('phi-2'); t = k.SkuTable.builtin()\n"
-        "k.size(p, t.get('Standard_NC6'), 1); k.image_for(p); k.inference_command(p)\n"
+        "k.size(p, t.get('Standard_NC6'), 1); k.image_for(p); k.serving_command(p)\n"
         "heavy = {'torch', 'transformers', 'fastapi', 'uvicorn', 'tokenizers', 'aiohttp', 'kubernetes_asyncio'}\n"
         "sys.exit(','.join(heavy & set(sys.modules)) or 0)\n"
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kaito_presets import Catalogue, inference_command
+from kaito_presets import Catalogue, serving_command
 from kaito_presets.inference.config import Config, ConfigError, parse
 from kaito_presets.inference.weights import HubWeights, LocalWeights, RandomWeights, locate
 
@@ -15,7 +15,7 @@ def config(*argv: str, **env: str) -> Config:
 
 def test_defaults() -> None:
     c = config()
-    assert (c.host, c.port, c.weights, c.served_model_name) == ("0.0.0.0", 5000, "/workspace/weights", "model")
+    assert (c.host, c.port, c.weights, c.served_model_name) == ("0.0.0.0", 5000, "/workspace/tfs/weights", "model")
     assert (c.trust_remote_code, c.allow_remote_files, c.random_weights, c.max_waiting) == (False, False, None, 64)
 
 
@@ -42,7 +42,7 @@ def test_switches_bare_or_with_a_value(argv: tuple[str, ...]) -> None:
 
 def test_every_presets_own_command_is_understood() -> None:
     for preset in Catalogue.builtin():
-        c = parse(inference_command(preset)[3:], {})
+        c = parse(serving_command(preset)[2:], {"KAITO_PRESET": preset.name})
         assert c.preset is preset
         assert c.served_model_name == preset.name
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kaito_presets import Catalogue, SkuTable, image_for, inference_command, upstream_command
+from kaito_presets import Catalogue, SkuTable, image_for, serving_command
 from kaito_presets.preset import Preset
 
 
@@ -67,33 +67,15 @@ def test_private_images_are_the_users() -> None:
         image_for(preset("llama-2-7b"))
 
 
-def test_the_inference_command_is_an_argument_vector_in_a_fixed_order() -> None:
-    assert inference_command(preset("phi-3-mini-4k-instruct")) == (
+def test_the_serving_command_is_an_argument_vector_in_a_fixed_order() -> None:
+    assert serving_command(preset("phi-3-mini-4k-instruct")) == (
         "python3",
-        "-m",
-        "kaito_presets.inference",
-        "--preset=phi-3-mini-4k-instruct",
+        "/workspace/tfs/inference_api.py",
         "--pipeline=text-generation",
         "--torch_dtype=auto",
     )
-    assert inference_command(preset("phi-2"), extra={"torch_dtype": "float32", "allow_remote_files": ""})[4:] == (
+    assert serving_command(preset("phi-2"), extra={"torch_dtype": "float32", "allow_remote_files": ""})[2:] == (
         "--allow_remote_files",
         "--pipeline=text-generation",
         "--torch_dtype=float32",
     )
-
-
-def test_upstreams_images_are_started_upstreams_way() -> None:
-    assert upstream_command(preset("falcon-7b")) == (
-        "accelerate",
-        "launch",
-        "--gpu_ids=all",
-        "--machine_rank=0",
-        "--num_machines=1",
-        "--num_processes=1",
-        "inference_api.py",
-        "--pipeline=text-generation",
-        "--torch_dtype=bfloat16",
-    )
-    with pytest.raises(ValueError, match="image is the user's own"):
-        upstream_command(preset("llama-2-7b"))

@@ -1,0 +1,159 @@
+"""The work queue: merging, order, back-off, and that no wake-up is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kaito_ctrl.runtime.queue import LOW, NORMAL, Queue, RetryPolicy
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make(clock: Clock | None = None, **options: object) -> Queue[str]:
+    return Queue(rng=random.Random(1), clock=clock, **options)  # type: ignore[arg-type]
+
+
+async def take(queue: Queue[str]) -> str:
+    async with asyncio.timeout(1):
+        key, _ = await queue.get()
+    return key
+
+
+async def test_a_key_waits_once_however_often_it_is_added() -> None:
+    queue = make()
+    queue.add("a")
+    queue.add("a")
+    assert len(queue) == 1
+    assert await take(queue) == "a"
+    assert len(queue) == 0
+
+
+async def test_keys_come_in_the_order_in_which_they_were_added() -> None:
+    queue = make()
+    for key in "cab":
+        queue.add(key)
+    assert [await take(queue) for _ in range(3)] == ["c", "a", "b"]
+
+
+async def test_higher_priority_goes_first_and_a_merge_keeps_the_higher() -> None:
+    queue = make()
+    queue.add("low", priority=LOW)
+    queue.add("both", priority=LOW)
+    queue.add("normal", priority=NORMAL)
+    queue.add("both", priority=NORMAL)
+    assert [await take(queue) for _ in range(3)] == ["normal", "both", "low"]
+
+
+async def test_a_key_in_work_is_handed_out_again_afterwards_and_not_before() -> None:
+    queue = make()
+    queue.add("a")
+    assert await take(queue) == "a"
+    queue.add("a")
+    assert len(queue) == 0
+    queue.done("a")
+    assert await take(queue) == "a"
+
+
+async def test_a_delayed_key_comes_when_it_is_due_and_an_earlier_add_wins() -> None:
+    clock = Clock()
+    queue = make(clock)
+    queue.add("a", after=60)
+    queue.add("b", after=60)
+    assert queue.idle
+    queue.add("b")
+    assert await take(queue) == "b"
+    clock.now = 61
+    assert await take(queue) == "a"
+
+
+async def test_what_waits_too_long_is_lifted_over_urgent_work() -> None:
+    clock = Clock()
+    queue = make(clock, aging=30.0)
+    queue.add("old", priority=LOW)
+    clock.now = 31
+    queue.add("urgent")
+    assert await take(queue) == "old"
+
+
+async def test_failures_double_the_delay_and_success_resets_it() -> None:
+    queue = make(retry=RetryPolicy(base=1.0, cap=5.0, jitter=0.0))
+    assert [queue.retry("a") for _ in range(4)] == [1.0, 2.0, 4.0, 5.0]
+    assert queue.failures("a") == 4
+    queue.forget("a")
+    assert queue.retry("a") == 1.0
+
+
+async def test_cancelling_a_get_loses_no_key() -> None:
+    queue = make()
+    waiting = asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert await take(queue) == "a"
+
+
+async def test_rest_is_when_nothing_is_worked_on() -> None:
+    queue = make()
+    await queue.rest()
+    queue.add("a")
+    await take(queue)
+    resting = asyncio.ensure_future(queue.rest())
+    await asyncio.sleep(0)
+    assert not resting.done()
+    queue.done("a")
+    await resting
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from("abc"), st.sampled_from([0.0, 1.0, 5.0])),
+        st.tuples(st.just("take"), st.just(""), st.just(0.0)),
+        st.tuples(st.just("done"), st.just(""), st.just(0.0)),
+        st.tuples(st.just("wait"), st.just(""), st.sampled_from([0.5, 2.0, 10.0])),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=200)
+@given(operations)
+def test_no_wake_up_is_lost_and_no_key_is_out_twice(steps: list[tuple[str, str, float]]) -> None:
+    async def run() -> None:
+        clock = Clock()
+        queue = make(clock)
+        owed: set[str] = set()
+        out: list[str] = []
+        for what, key, seconds in steps:
+            match what:
+                case "add":
+                    queue.add(key, after=seconds)
+                    owed.add(key)
+                case "wait":
+                    clock.now += seconds
+                case "take" if not queue.idle and len(queue):
+                    key = await take(queue)
+                    assert key not in out
+                    out.append(key)
+                    owed.discard(key)
+                case "done" if out:
+                    queue.done(out.pop())
+        for key in out:
+            queue.done(key)
+        clock.now += 100
+        while not queue.idle:
+            key = await take(queue)
+            owed.discard(key)
+            queue.done(key)
+        assert owed == set()
+
+    asyncio.run(run())

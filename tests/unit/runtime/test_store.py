@@ -1,0 +1,141 @@
+"""The store: never a step backwards, never older than our own writes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kaito_api.core import ConfigMap
+from kaito_ctrl.runtime.errors import DecodeError, NotCached
+from kaito_ctrl.runtime.meta import ObjectKey
+from kaito_ctrl.runtime.store import Change, Store
+
+
+def raw(name: str, version: int, *, uid: str = "", **more: Any) -> bytes:
+    metadata = {"name": name, "namespace": "ns", "uid": uid or f"uid-{name}", "resourceVersion": str(version)}
+    return json.dumps({"kind": "ConfigMap", "metadata": {**metadata, **more.pop("metadata", {})}, **more}).encode()
+
+
+KEY = ObjectKey("ns", "a")
+
+
+@pytest.fixture
+def store() -> Store[ConfigMap]:
+    store = Store(ConfigMap)
+    store.begin_replace()
+    store.end_replace("1")
+    return store
+
+
+def version(store: Store[ConfigMap]) -> str | None:
+    entry = store.entry(KEY)
+    return entry.header.resource_version if entry is not None else None
+
+
+def test_an_older_event_does_not_undo_a_newer_one(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5), initial=False)
+    store.upsert(raw("a", 4), initial=False)
+    assert version(store) == "5"
+
+
+def test_our_own_write_is_visible_at_once_and_its_echo_changes_nothing(store: Store[ConfigMap]) -> None:
+    seen: list[Change[ConfigMap]] = []
+    store.listen(seen.append)
+    store.wrote(raw("a", 5))
+    assert version(store) == "5"
+    store.upsert(raw("a", 5), initial=False)
+    assert len(seen) == 1
+
+
+def test_an_answer_that_the_watch_has_passed_is_ignored(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5), initial=False)
+    store.remove(raw("a", 6))
+    store.wrote(raw("a", 5))
+    assert version(store) is None
+
+
+def test_events_from_before_our_delete_do_not_raise_the_dead(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5), initial=False)
+    store.deleted(KEY, "uid-a")
+    store.upsert(raw("a", 6), initial=False)
+    assert version(store) is None
+    store.remove(raw("a", 7))
+    store.upsert(raw("a", 8, uid="second"), initial=False)
+    assert version(store) == "8"
+
+
+def test_a_relist_removes_what_is_gone_but_not_what_we_wrote_since(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5), initial=False)
+    store.upsert(raw("b", 6), initial=False)
+    store.begin_replace()
+    store.upsert(raw("b", 6), initial=True)
+    store.wrote(raw("c", 12))
+    store.end_replace("10")
+    assert {entry.key.name for entry in store.entries()} == {"b", "c"}
+
+
+def test_a_relist_tells_nobody_about_what_has_not_changed(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5), initial=False)
+    seen: list[Change[ConfigMap]] = []
+    stop = store.listen(seen.append)
+    seen.clear()
+    store.begin_replace()
+    store.upsert(raw("a", 5), initial=True)
+    store.end_replace("9")
+    assert seen == []
+    stop()
+
+
+def test_a_deletion_of_the_predecessor_leaves_the_successor_alone(store: Store[ConfigMap]) -> None:
+    store.wrote(raw("a", 9, uid="second"))
+    store.remove(raw("a", 8, uid="first"))
+    assert version(store) == "9"
+
+
+def test_a_doubtful_write_is_settled_by_what_a_live_read_says(store: Store[ConfigMap]) -> None:
+    store.doubt(KEY)
+    assert store.uncertain() == {KEY}
+    store.settle(KEY, raw("a", 7))
+    assert version(store) == "7"
+    store.doubt(KEY)
+    store.settle(KEY, None)
+    assert version(store) is None
+    assert store.uncertain() == frozenset()
+
+
+def test_a_body_that_fits_no_model_stays_as_an_undecodable_entry(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5, data=["not", "a", "map"]), initial=False)
+    entry = store.entry(KEY)
+    assert entry is not None
+    assert not entry.decodable
+    with pytest.raises(DecodeError, match="data"):
+        store.get(KEY)
+    assert store.select() == ()
+
+
+def test_an_index_finds_by_value_and_forgets_what_changed(store: Store[ConfigMap]) -> None:
+    store.add_index("color", lambda each: (each.data.get("color", ""),))
+    store.upsert(raw("a", 5, data={"color": "red"}), initial=False)
+    assert [each.name for each in store.select(index=("color", "red"))] == ["a"]
+    store.upsert(raw("a", 6, data={"color": "blue"}), initial=False)
+    assert store.select(index=("color", "red")) == ()
+    with pytest.raises(NotCached, match="no index"):
+        store.select(index=("size", "1"))
+
+
+def test_objects_are_found_by_owner_and_by_labels(store: Store[ConfigMap]) -> None:
+    owner = {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "o", "controller": True}]}
+    store.upsert(raw("a", 5, metadata={**owner, "labels": {"x": "1"}}), initial=False)
+    store.upsert(raw("b", 6, metadata=owner), initial=False)
+    assert [each.name for each in store.select(owner_uid="o")] == ["a", "b"]
+    assert [each.name for each in store.select(owner_uid="o", labels={"x": "1"})] == ["a"]
+
+
+def test_managed_fields_are_not_kept(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5, metadata={"managedFields": [{"manager": "m"}]}, data={"k": "v"}), initial=False)
+    entry = store.entry(KEY)
+    assert entry is not None
+    assert b"managedFields" not in entry.raw
+    assert entry.view().data == {"k": "v"}
