@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +21,9 @@ _MAX_LINE = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """``corev1.PodLogOptions``, the part that is about lines."""
+    """``corev1.PodLogOptions``: of which start of the container, and which of its lines."""
 
+    previous: bool = False
     follow: bool = False
     tail_lines: int | None = None
     since: datetime | None = None
@@ -89,7 +90,7 @@ class ContainerLog:
         self.close()
         self.path.unlink(missing_ok=True)
 
-    async def read(self, options: LogOptions) -> AsyncIterator[bytes]:
+    async def read(self, options: LogOptions) -> AsyncGenerator[bytes, None]:
         """The lines, oldest first; with ``follow`` until the container ends."""
         left = options.limit_bytes
         position, lines = self._from(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import signal
 import socket
 import struct
@@ -105,7 +106,7 @@ class Supervisor:
                 if fds:
                     # The descriptors go with the message's length: the other side takes them in with it.
                     while (sent := self._try_send(data[:4], fds)) is None:
-                        await asyncio.sleep(0.001)
+                        await self._writable()
                     data = data[sent:]
                     for fd in fds:
                         os.close(fd)
@@ -114,6 +115,15 @@ class Supervisor:
             while not self._outbox.empty():
                 for fd in self._outbox.get_nowait()[1]:
                     os.close(fd)
+
+    async def _writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        room = asyncio.Event()
+        loop.add_writer(self._control, room.set)
+        try:
+            await room.wait()
+        finally:
+            loop.remove_writer(self._control)
 
     def _try_send(self, head: bytes, fds: Sequence[int]) -> int | None:
         try:
