@@ -1,0 +1,281 @@
+"""What is done for a workspace, by what was seen of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from kaito_api.apps import Deployment, DeploymentStatus
+from kaito_api.core import Node, Service
+from kaito_api.karpenter import Machine
+from kaito_api.meta import find_condition
+from kaito_api.workspace import Workspace, WorkspaceStatus
+from kaito_ctrl.reconcilers.diff import covers, is_applied
+from kaito_ctrl.reconcilers.names import machine_name
+from kaito_ctrl.reconcilers.workspace.nodes import plan_nodes
+from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace
+from kaito_ctrl.reconcilers.workspace.stages import stages
+from kaito_ctrl.reconcilers.workspace.workload import Settings
+from kaito_presets import Catalogue, SkuTable
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CATALOGUE, SKUS = Catalogue.builtin(), SkuTable.builtin("azure")
+
+
+def workspace(**changes: Any) -> Workspace:
+    raw: dict[str, Any] = {
+        "metadata": {"name": "ws", "namespace": "default", "uid": "u1", "generation": 3},
+        "resource": {"instanceType": "Standard_NC6s_v3", "labelSelector": {"matchLabels": {"apps": "phi-3"}}},
+        "inference": {"preset": {"name": "phi-3-mini-4k-instruct"}},
+    }
+    raw["resource"] |= changes.pop("resource", {})
+    return Workspace.model_validate({**raw, **changes})
+
+
+def node(name: str, *, ready: str = "True", deleting: bool = False, **labels: str) -> Node:
+    metadata: dict[str, Any] = {"name": name, "labels": {"apps": "phi-3", **labels}}
+    if deleting:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return Node.model_validate({"metadata": metadata, "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+
+
+def machine(name: str, *, node_name: str = "", ready: str = "Unknown", message: str = "") -> Machine:
+    conditions = [{"type": "MachineLaunched", "status": "Unknown" if message else ready, "message": message}]
+    return Machine.model_validate(
+        {"metadata": {"name": name}, "status": {"nodeName": node_name, "conditions": conditions}}
+    )
+
+
+def plan(ws: Workspace, **seen: Any) -> Plan:
+    return plan_workspace(ws, Observed(**seen), CATALOGUE, SKUS, Settings(), NOW)
+
+
+def status_of(made: Plan) -> dict[str, str]:
+    return {each.type: each.status for each in made.status.conditions}
+
+
+def test_without_nodes_a_machine_is_asked_for_and_the_columns_stay_empty() -> None:
+    made = plan(workspace())
+    assert [each.name for each in made.machines] == [machine_name("u1", 0)]
+    assert made.apply == ()
+    assert status_of(made) == {"MachineReady": "Unknown"}
+    pending = find_condition(made.status.conditions, "MachineReady")
+    assert pending is not None
+    assert (pending.reason, pending.message) == ("CreateMachinePending", "creating 1 machines")
+    assert pending.observed_generation == 3
+
+
+def test_the_machine_is_what_kaito_writes() -> None:
+    wire = plan(workspace()).machines[0].to_wire()
+    assert wire["metadata"]["labels"] == {
+        "apps": "phi-3",
+        "accelerator": "nvidia",
+        "karpenter.sh/provisioner-name": "default",
+        "kaito.sh/workspace": "ws",
+        "kaito.sh/workspacenamespace": "default",
+    }
+    assert wire["spec"]["resources"] == {"requests": {"storage": "50Gi"}}
+    assert wire["spec"]["taints"] == [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]
+    assert {each["key"]: each["values"] for each in wire["spec"]["requirements"]} == {
+        "node.kubernetes.io/instance-type": ["Standard_NC6s_v3"],
+        "karpenter.sh/provisioner-name": ["default"],
+        "kaito.sh/machine-type": ["gpu"],
+        "kubernetes.io/arch": ["amd64"],
+        "kubernetes.io/os": ["linux"],
+    }
+
+
+def test_machine_names_are_those_of_an_aks_pool_and_follow_from_the_uid() -> None:
+    name = machine_name("u1", 0)
+    assert len(name) == 11
+    assert name.startswith("ws")
+    assert name == machine_name("u1", 0)
+    assert len({machine_name(uid, index) for uid in ("u1", "u2") for index in range(3)}) == 6
+
+
+def test_a_machine_on_its_way_is_not_asked_for_again() -> None:
+    assert plan(workspace(), machines=[machine(machine_name("u1", 0))]).machines == ()
+
+
+def test_all_missing_machines_are_asked_for_at_once_under_free_names() -> None:
+    taken = machine(machine_name("u1", 0))
+    made = plan(workspace(resource={"count": 3}), machines=[taken])
+    assert [each.name for each in made.machines] == [machine_name("u1", 1), machine_name("u1", 2)]
+
+
+def test_with_its_node_ready_the_service_and_the_deployment_follow() -> None:
+    made = plan(workspace(), nodes=[node("n1")])
+    assert made.machines == ()
+    assert [each.kind for each in made.apply] == ["Service", "Deployment"]
+    assert status_of(made) == {"MachineReady": "True", "ResourceReady": "True"}
+    assert made.status.worker_nodes == ("n1",)
+
+
+def test_the_service_is_what_the_quick_start_shows() -> None:
+    wire = plan(workspace(), nodes=[node("n1")]).apply[0].to_wire()
+    assert [(each["port"], each["targetPort"]) for each in wire["spec"]["ports"]] == [(80, 5000), (29500, 29500)]
+    assert wire["spec"]["selector"] == {"kaito.sh/workspace": "ws"}
+    assert wire["spec"]["type"] == "ClusterIP"
+
+
+def test_the_load_balancer_annotation_counts_by_its_exact_value() -> None:
+    for value, kind in (("True", "LoadBalancer"), ("true", "ClusterIP")):
+        metadata = {"name": "ws", "namespace": "default", "uid": "u1", "annotations": {"kaito.sh/enablelb": value}}
+        assert plan(workspace(metadata=metadata), nodes=[node("n1")]).apply[0].to_wire()["spec"]["type"] == kind
+
+
+def deployment(ready: int, *, generation: int = 1, observed: int = 1) -> Deployment:
+    made = plan(workspace(), nodes=[node("n1")]).apply[1]
+    assert isinstance(made, Deployment)
+    owner = workspace().owner_reference()
+    metadata = made.metadata.evolve(generation=generation, owner_references=(owner,))
+    status = DeploymentStatus(observed_generation=observed, ready_replicas=ready, updated_replicas=ready)
+    return made.evolve(metadata=metadata, status=status)
+
+
+def test_ready_means_that_every_replica_of_this_template_serves() -> None:
+    nodes = [node("n1")]
+    assert "WorkspaceReady" not in status_of(plan(workspace(), nodes=nodes, deployment=deployment(0)))
+    stale = deployment(1, generation=2, observed=1)
+    assert "WorkspaceReady" not in status_of(plan(workspace(), nodes=nodes, deployment=stale))
+    made = plan(workspace(), nodes=nodes, deployment=deployment(1))
+    assert status_of(made)["InferenceReady"] == status_of(made)["WorkspaceReady"] == "True"
+
+
+def test_what_has_served_and_stops_says_so() -> None:
+    nodes = [node("n1")]
+    served = workspace(status=plan(workspace(), nodes=nodes, deployment=deployment(1)).status.to_wire())
+    made = plan(served, nodes=nodes, deployment=deployment(0))
+    assert status_of(made)["InferenceReady"] == status_of(made)["WorkspaceReady"] == "False"
+    lost = plan(served, nodes=[node("n1", ready="Unknown")], deployment=deployment(0))
+    assert status_of(lost)["ResourceReady"] == "False"
+    assert len(lost.machines) == 1
+
+
+def test_a_refusal_of_the_cloud_is_shown_on_the_workspace() -> None:
+    made = plan(workspace(), machines=[machine("ws1", message="the quota is used up; ask for more")])
+    shown = find_condition(made.status.conditions, "WorkspaceReady")
+    assert shown is not None
+    assert shown.status == "False"
+    assert "quota is used up" in shown.message
+
+
+def test_a_converged_workspace_gives_the_same_plan_again() -> None:
+    nodes, ready = [node("n1")], deployment(1)
+    first = plan(workspace(), nodes=nodes, deployment=ready)
+    later = workspace(status=first.status.to_wire())
+    second = plan_workspace(
+        later,
+        Observed(nodes=nodes, deployment=ready),
+        CATALOGUE,
+        SKUS,
+        Settings(),
+        datetime(2027, 1, 1, tzinfo=UTC),
+    )
+    assert second.status == first.status
+    assert [each.to_wire() for each in second.apply] == [each.to_wire() for each in first.apply]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "preferred", "in_use", "chosen"),
+    [
+        ([node("node2"), node("node1")], 1, (), (), ["node1"]),
+        ([node("node1"), node("node2"), node("node3")], 2, ("node3", "node2"), (), ["node2", "node3"]),
+        ([node("node1"), node("node2"), node("node3")], 2, (), ("node3", "node2"), ["node2", "node3"]),
+        ([node("node1"), node("node2"), node("node3")], 2, ("node3",), ("node2",), ["node2", "node3"]),
+        ([node("node1"), node("node2"), node("node3")], 1, ("node3",), ("node2",), ["node3"]),
+        (
+            [
+                node("node1"),
+                node("node3", **{"kaito.sh/machine-type": "gpu", "karpenter.sh/initialized": "true"}),
+            ],
+            1,
+            (),
+            (),
+            ["node3"],
+        ),
+    ],
+)
+def test_which_nodes_are_taken(
+    nodes: list[Node], count: int, preferred: tuple[str, ...], in_use: tuple[str, ...], chosen: list[str]
+) -> None:
+    ws = workspace(resource={"count": count, "preferredNodes": preferred}, status={"workerNodes": in_use})
+    assert sorted(each.name for each in plan_nodes(ws, nodes, ()).selected) == chosen
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        node("n", ready="False"),
+        node("n", deleting=True),
+        node("n", **{"node.kubernetes.io/instance-type": "Standard_D2"}),
+        node("n", **{"kaito.sh/workspace": "other", "kaito.sh/workspacenamespace": "default"}),
+        node("n", **{"kaito.sh/machine-type": "gpu"}),
+        node("n", apps="other"),
+    ],
+)
+def test_which_nodes_are_not_taken(unusable: Node) -> None:
+    assert plan_nodes(workspace(), [unusable], ()).selected == ()
+
+
+def test_a_service_that_is_somebody_elses_is_left_alone_and_named() -> None:
+    foreign = Service.model_validate({"metadata": {"name": "ws", "namespace": "default", "uid": "x"}})
+    made = plan(workspace(), nodes=[node("n1")], service=foreign)
+    assert made.apply == ()
+    assert made.machines == ()
+    shown = find_condition(made.status.conditions, "WorkspaceReady")
+    assert shown is not None
+    assert "not this workspace's" in shown.message
+
+
+def test_a_users_template_reaches_the_server_whole() -> None:
+    template = {
+        "metadata": {"labels": {"mine": "1"}},
+        "spec": {"containers": [{"name": "c", "image": "i", "lifecycle": {"preStop": {"exec": {"command": ["x"]}}}}]},
+    }
+    made = plan(workspace(inference={"template": template}), nodes=[node("n1")])
+    written = made.apply[1].to_wire()["spec"]["template"]
+    assert written["spec"]["containers"] == template["spec"]["containers"]  # type: ignore[index]
+    assert written["metadata"]["labels"] == {"mine": "1", "kaito.sh/workspace": "ws"}
+    assert "affinity" in written["spec"]
+
+
+def test_the_pod_needs_the_nodes_gpus_and_tolerates_its_taints() -> None:
+    template = plan(workspace(), nodes=[node("n1")]).apply[1].to_wire()["spec"]["template"]
+    container = template["spec"]["containers"][0]
+    assert container["resources"] == {"requests": {"nvidia.com/gpu": "1"}, "limits": {"nvidia.com/gpu": "1"}}
+    assert container["image"] == "mcr.microsoft.com/aks/kaito/kaito-phi-3-mini-4k-instruct:0.0.1"
+    assert {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"} in template["spec"][
+        "tolerations"
+    ]
+    assert template["spec"]["automountServiceAccountToken"] is False
+
+
+def test_stages_name_what_is_waited_for() -> None:
+    ws = workspace()
+    rows = stages(ws, (), None, ())
+    assert next(each for each in rows if not each.done).name == "MachineLaunched"
+    waiting = stages(ws, [machine("ws1", message="no capacity")], None, ())
+    current = next(each for each in waiting if not each.done)
+    assert current.waits_for == "ws1: no capacity"
+
+
+def test_covers_looks_at_what_we_set_and_at_nothing_else() -> None:
+    assert covers({"a": 1, "b": {"c": [1, {"d": 2, "e": 3}]}}, {"b": {"c": [1, {"d": 2}]}})
+    assert not covers({"a": [1]}, {"a": [1, 2]})
+    assert not covers({"a": 1}, {"b": 1})
+
+
+def test_an_object_without_our_owner_reference_is_not_applied_yet() -> None:
+    ws = workspace()
+    service = plan(ws, nodes=[node("n1")]).apply[0]
+    live = service.to_wire()
+    assert not is_applied(live, service, ws)
+    live["metadata"]["ownerReferences"] = [ws.owner_reference().to_wire()]
+    assert is_applied(live, service, ws)
+
+
+def test_status_is_a_value() -> None:
+    assert WorkspaceStatus() == WorkspaceStatus(worker_nodes=(), conditions=())
