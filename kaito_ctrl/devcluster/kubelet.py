@@ -12,8 +12,8 @@ import asyncio
 import platform
 import random
 import shutil
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -287,16 +287,12 @@ class ProcessKubelet:
                 self._done.add(runner.pod.uid)
             runner.ended.set()
 
-    async def log_source(self, namespace: str, pod: str, container: str, options: LogOptions) -> AsyncIterator[bytes]:
+    def read_log(self, key: ObjectKey, container: str, options: LogOptions) -> AsyncGenerator[bytes, None]:
         """The lines for ``kubectl logs``. Raises :class:`ApiError` in the kubelet's words."""
-        runner = next(
-            (each for each in self._runners.values() if (each.pod.namespace, each.pod.name) == (namespace, pod)), None
-        )
+        runner = next((each for each in self._runners.values() if key_of(each.pod) == key), None)
         if runner is None:
-            raise ApiError.of(404, "NotFound", f'pod "{pod}" does not run on any node of this kubelet')
-        async with aclosing(runner.log(container, previous=options.previous).read(options)) as lines:
-            async for line in lines:
-                yield line
+            raise ApiError.of(400, "BadRequest", f'pod "{key.name}" does not run on any node of this cluster')
+        return runner.log(container, previous=options.previous).read(options)
 
 
 def _arch() -> str:
