@@ -1,0 +1,18 @@
+"""An embedded Kubernetes API server: one process, in memory and over TCP, close enough to the real one for its tests.
+
+::
+
+    server = ApiServer()
+    transport = server.transport()
+    async with serve(server, token="secret") as endpoint:
+        Path("kubeconfig").write_text(yaml.safe_dump(endpoint.kubeconfig()))
+
+It is a development and test tool: everything authenticated is allowed, and nothing outlives the process.
+"""
+
+from __future__ import annotations
+
+from kaito_ctrl.devcluster.apiserver.server import ApiServer
+from kaito_ctrl.devcluster.apiserver.tcp import Endpoint, serve
+
+__all__ = ["ApiServer", "Endpoint", "serve"]

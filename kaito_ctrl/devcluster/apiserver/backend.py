@@ -1,0 +1,147 @@
+"""What every handler works on, and the steps that all writes share: reading a body, metadata, stored objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kaito_api.meta import rfc3339
+from kaito_ctrl.devcluster.apiserver.admission import Admission
+from kaito_ctrl.devcluster.apiserver.crd import CustomVersion
+from kaito_ctrl.devcluster.apiserver.decode import DecodeError, copy_json, decode_typed, not_handled
+from kaito_ctrl.devcluster.apiserver.errors import StatusError, bad_request, forbidden, not_found
+from kaito_ctrl.devcluster.apiserver.kinds import Environment, Registry, Resource
+from kaito_ctrl.devcluster.apiserver.requests import Call
+from kaito_ctrl.devcluster.apiserver.schema import OBJECT_META
+from kaito_ctrl.devcluster.apiserver.store import Bucket, Obj, Store, Stored, encode
+from kaito_ctrl.runtime.clock import Clock
+
+__all__ = ["Backend", "read_object", "refuse_if_terminating", "view"]
+
+
+@dataclass(slots=True)
+class Backend:
+    """The state of one API server. ``closing`` ends every watch."""
+
+    store: Store
+    registry: Registry
+    env: Environment
+    admission: Admission
+    closing: bool = False
+    watches: int = field(default=0)
+
+    @property
+    def clock(self) -> Clock:
+        return self.env.clock
+
+    def now(self) -> str:
+        return rfc3339(self.env.clock.now())
+
+    def bucket(self, resource: Resource) -> Bucket:
+        return self.store.bucket(*resource.storage)
+
+    def require(self, resource: Resource, namespace: str, name: str) -> Stored:
+        """The object of that name. Raises a 404."""
+        found = self.bucket(resource).items.get(resource.key(namespace, name))
+        if found is None:
+            raise not_found(resource.group, resource.plural, name)
+        return found
+
+
+def view(resource: Resource, stored: Stored) -> tuple[Obj, bytes]:
+    """*stored* as *resource*'s version shows it, and its JSON; both made once."""
+    if not resource.converts:
+        return stored.obj, stored.raw
+    found = stored.views.get(resource.api_version)
+    if found is None:
+        obj = resource.served(stored.obj)
+        found = stored.views[resource.api_version] = (obj, encode(obj))
+    return found
+
+
+def _report(call: Call, resource: Resource, problems: list[str]) -> None:
+    """Unknown and duplicate fields: an error, a warning, or nothing, as the caller asked."""
+    if not problems:
+        return
+    match call.field_validation:
+        case "Strict":
+            why = "strict decoding error: " + ", ".join(problems)
+            raise not_handled(resource.kind, resource.version, why)
+        case "Warn":
+            call.warnings.extend(problems)
+
+
+def read_object(call: Call, resource: Resource, value: Any, duplicates: list[str] | None = None) -> Obj:
+    """*value* as a fresh object of *resource*'s kind: pruned to its schema, its type and version checked."""
+    if not isinstance(value, dict):
+        raise bad_request(f"couldn't get version/kind; json: cannot unmarshal into Go value of kind {resource.kind}")
+    api_version, kind = value.get("apiVersion") or resource.api_version, value.get("kind") or resource.kind
+    if api_version != resource.api_version:
+        raise bad_request(
+            f"the API version in the data ({api_version}) does not match the expected API version "
+            f"({resource.api_version})"
+        )
+    if kind != resource.kind:
+        raise bad_request(f'{kind} in version "{resource.version}" cannot be handled as a {resource.kind}')
+    problems: list[str] = []
+    unknown: list[str] = []
+    try:
+        if isinstance(resource.custom, CustomVersion):
+            obj = copy_json(value)
+            metadata = obj.get("metadata")
+            obj["metadata"] = decode_typed(OBJECT_META, metadata if metadata is not None else {}, unknown)
+            unknown = [f"metadata.{path}" for path in unknown]
+            unknown += resource.custom.prune(obj)
+        else:
+            obj = decode_typed(resource.schema, value, unknown)
+            obj.setdefault("metadata", {})
+    except DecodeError as error:
+        raise not_handled(resource.kind, resource.version, str(error)) from error
+    problems += [f'duplicate field "{path}"' for path in duplicates or ()]
+    problems += [f'unknown field "{path}"' for path in unknown]
+    _report(call, resource, problems)
+    # Type and metadata first: that is the order in which people expect to read an object.
+    metadata = obj.pop("metadata")
+    obj.pop("apiVersion", None)
+    obj.pop("kind", None)
+    return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, **obj}
+
+
+def refuse_if_terminating(backend: Backend, resource: Resource, namespace: str, name: str) -> None:
+    """Nothing is created in a namespace that is missing (404) or going away (403)."""
+    if not resource.namespaced:
+        return
+    found = backend.store.bucket("", "namespaces").items.get(("", namespace))
+    if found is None:
+        raise not_found("", "namespaces", namespace)
+    if found.obj["metadata"].get("deletionTimestamp"):
+        why = f"unable to create new content in namespace {namespace} because it is being terminated"
+        cause = {
+            "reason": "NamespaceTerminating",
+            "message": f"namespace {namespace} is being terminated",
+            "field": "metadata.namespace",
+        }
+        raise forbidden(resource.group, resource.plural, name, why, [cause])
+
+
+def check_identity(call: Call, resource: Resource, obj: Obj, name: str = "") -> None:
+    """The namespace, and for an update the name, of the body must be those of the URL. Raises a 400."""
+    metadata = obj["metadata"]
+    namespace = call.target.namespace if resource.namespaced else ""
+    given = metadata.get("namespace") or ""
+    if resource.namespaced and given and given != namespace:
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+    if resource.namespaced:
+        metadata["namespace"] = namespace
+    if name:
+        have = metadata.get("name") or ""
+        if have and have != name:
+            raise bad_request(f"the name of the object ({have}) does not match the name on the URL ({name})")
+        metadata["name"] = name
+
+
+def too_many_tries(resource: Resource, name: str) -> StatusError:
+    """The last word of a write that kept being overtaken."""
+    from kaito_ctrl.devcluster.apiserver.errors import conflict
+
+    return conflict(resource.group, resource.plural, name)

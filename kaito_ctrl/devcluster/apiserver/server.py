@@ -1,0 +1,358 @@
+"""The API server: one entry point, :meth:`ApiServer.handle`, behind both the transport in memory and TCP."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+import yaml
+
+from kaito_ctrl.devcluster.apiserver import creating, deleting, patching, reviews, subresources, updating
+from kaito_ctrl.devcluster.apiserver.addresses import ServiceAddresses
+from kaito_ctrl.devcluster.apiserver.admission import Admission, Review, ServiceResolver
+from kaito_ctrl.devcluster.apiserver.backend import Backend, view
+from kaito_ctrl.devcluster.apiserver.bootstrap import bootstrap
+from kaito_ctrl.devcluster.apiserver.builtin import register_builtins
+from kaito_ctrl.devcluster.apiserver.crds import CrdServing
+from kaito_ctrl.devcluster.apiserver.discovery import Discovery
+from kaito_ctrl.devcluster.apiserver.errors import (
+    StatusError,
+    method_not_allowed,
+    not_acceptable,
+    page_not_found,
+    success,
+    too_large_resource_version,
+)
+from kaito_ctrl.devcluster.apiserver.kinds import Environment, Registry, Resource
+from kaito_ctrl.devcluster.apiserver.listing import Filter, list_page
+from kaito_ctrl.devcluster.apiserver.requests import Accept, Call, Query, parse_accept, parse_path, parse_rv
+from kaito_ctrl.devcluster.apiserver.store import Obj, Store, Stored, encode
+from kaito_ctrl.devcluster.apiserver.table import partial, table
+from kaito_ctrl.devcluster.apiserver.watching import WatchOptions, watch
+from kaito_ctrl.devcluster.apiserver.webhook_client import HttpsWebhookClient, WebhookClient
+from kaito_ctrl.runtime.clock import Clock, SystemClock, system_random, uid_source
+from kaito_ctrl.runtime.errors import TransportError
+from kaito_ctrl.runtime.transport import Request, Response, Transport
+
+__all__ = ["ApiServer", "LogOptions", "LogSource"]
+
+_OFFERS = "application/json, application/yaml, application/vnd.kubernetes.protobuf"
+
+LogOptions = Mapping[str, str]
+"""The query of a log request: ``follow``, ``tailLines``, ``timestamps``, ``previous``, ``sinceSeconds``, ..."""
+LogSource = Callable[[str, str, str, LogOptions], Awaitable[AsyncIterator[bytes]]]
+"""Namespace, pod, container ("" for the only one) and options to the log's bytes. May raise ``StatusError``."""
+
+
+class ApiServer:
+    """An embedded Kubernetes API server. It lives in one event loop and keeps everything in memory.
+
+    *history* bounds the changes kept per kind: a watch from before them has expired.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        service_cidr: str = "127.96.0.0/16",
+        history: int = 10_000,
+        webhooks: WebhookClient | None = None,
+    ) -> None:
+        rng = rng if rng is not None else system_random()
+        store, registry = Store(history), Registry()
+        environment = Environment(
+            clock if clock is not None else SystemClock(),
+            rng,
+            uid_source(rng),
+            store,
+            ServiceAddresses(service_cidr, rng),
+        )
+        self._webhooks = webhooks if webhooks is not None else HttpsWebhookClient()
+        self.backend = Backend(store, registry, environment, Admission(store, environment.uids, self._webhooks))
+        register_builtins(registry)
+        CrdServing(self.backend).start()
+        self._discovery = Discovery(registry)
+        self._logs: LogSource | None = None
+        bootstrap(self.backend)
+
+    @property
+    def store(self) -> Store:
+        """The storage, for components that live in the server's process (the garbage collector)."""
+        return self.backend.store
+
+    def transport(self, *, user: str = "system:admin") -> Transport:
+        """A transport into this server, without sockets. *user* is who its requests come from."""
+        return _InMemory(self, user)
+
+    def set_log_source(self, source: LogSource) -> None:
+        """Where ``pods/log`` gets its bytes from."""
+        self._logs = source
+
+    def resolve_service(self, resolver: ServiceResolver) -> None:
+        """How webhooks that are configured by service are reached."""
+        self.backend.admission.resolve = resolver
+
+    def compact(self, rv: int | None = None) -> None:
+        """Forget history up to *rv* (default: all of it): older watches and continue tokens expire."""
+        for bucket in self.store.buckets():
+            bucket.compact(self.store.rv if rv is None else rv)
+            bucket.wake()
+
+    async def aclose(self) -> None:
+        """End every watch and close the webhooks' connections."""
+        self.backend.closing = True
+        for bucket in self.store.buckets():
+            bucket.wake()
+        await self._webhooks.aclose()
+
+    async def handle(self, request: Request, *, user: str = "system:admin") -> Response:
+        """Answer one request. Failures are ``Status`` answers, never exceptions."""
+        headers = {key.lower(): value for key, value in request.headers.items()}
+        try:
+            return await self._route(request, headers, user)
+        except StatusError as error:
+            return Response.of(error.code, encode(error.status()), error.headers)
+
+    async def _route(self, request: Request, headers: Mapping[str, str], user: str) -> Response:
+        target = parse_path(request.path)
+        if target is None:
+            found = self._discovery.answer(request.method, request.path, headers)
+            if found is None:
+                raise page_not_found()
+            code, body, extra = found
+            return Response.of(code, body, extra)
+        accept = parse_accept(headers.get("accept", ""))
+        resource = self.backend.registry.find(target.group, target.version, target.plural)
+        if resource is None:
+            raise page_not_found()
+        if accept is None:
+            raise not_acceptable(_OFFERS)
+        call = Call(request.method, target, Query(request.query), headers, request.body, user, accept)
+        if resource.deprecated_warning:
+            call.warnings.append(resource.deprecated_warning)
+        if resource.namespaced and not target.namespace and target.name:
+            raise page_not_found()
+        response = await self._dispatch(call, resource)
+        if call.warnings:
+            # A header that repeats: the transport's mapping holds them as one list, which HTTP allows.
+            shown = ", ".join(f'299 - "{_escape(text)}"' for text in dict.fromkeys(call.warnings))
+            response.headers = {**response.headers, "warning": shown}
+        return response
+
+    async def _dispatch(self, call: Call, resource: Resource) -> Response:
+        target = call.target
+        if target.subresource:
+            return await self._subresource(call, resource)
+        if not target.name:
+            return await self._collection(call, resource)
+        backend, name = self.backend, target.name
+        match call.method:
+            case "GET" if target.watch or call.query.flag("watch"):
+                return self._watch(call, resource)
+            case "GET":
+                self._check_version(call)
+                return self._object(call, resource, backend.require(resource, target.namespace, name))
+            case "PUT":
+                stored, created = await updating.replace(backend, call, resource, name, "")
+                return self._object(call, resource, stored, 201 if created else 200)
+            case "PATCH":
+                stored, created = await patching.patch(backend, call, resource, name, "")
+                return self._object(call, resource, stored, 201 if created else 200)
+            case "DELETE":
+                return await self._delete(call, resource)
+            case _:
+                raise method_not_allowed()
+
+    async def _collection(self, call: Call, resource: Resource) -> Response:
+        backend, target = self.backend, call.target
+        if resource.virtual:
+            if call.method != "POST":
+                raise method_not_allowed()
+            if resource.kind == "Binding":
+                raise method_not_allowed()
+            return Response.of(201, encode(reviews.review(backend, call, resource)))
+        match call.method:
+            case "GET" if target.watch or call.query.flag("watch"):
+                return self._watch(call, resource)
+            case "GET":
+                return self._list(call, resource)
+            case "POST":
+                if resource.namespaced and not target.namespace:
+                    raise method_not_allowed()
+                return self._object(call, resource, await creating.create(backend, call, resource), 201)
+            case "DELETE":
+                return await self._delete_collection(call, resource)
+            case _:
+                raise method_not_allowed()
+
+    async def _subresource(self, call: Call, resource: Resource) -> Response:
+        backend, target, name = self.backend, call.target, call.target.name
+        match target.subresource:
+            case "status" if resource.status:
+                if call.method == "GET":
+                    return self._object(call, resource, backend.require(resource, target.namespace, name))
+                if call.method == "PUT":
+                    stored, _ = await updating.replace(backend, call, resource, name, "status")
+                elif call.method == "PATCH":
+                    stored, _ = await patching.patch(backend, call, resource, name, "status")
+                else:
+                    raise method_not_allowed()
+                return self._object(call, resource, stored)
+            case "scale" if resource.scale is not None:
+                return Response.of(200, encode(await subresources.scale(backend, call, resource, name)))
+            case "log" if "log" in resource.subresources and call.method == "GET":
+                return await self._log(call)
+            case "binding" if "binding" in resource.subresources and call.method == "POST":
+                return Response.of(201, encode(await subresources.bind(backend, call, resource, name)))
+            case "eviction" if "eviction" in resource.subresources and call.method == "POST":
+                return Response.of(201, encode(await subresources.evict(backend, call, resource, name)))
+            case "token" if "token" in resource.subresources and call.method == "POST":
+                return Response.of(201, encode(subresources.issue_token(backend, call, resource, name)))
+            case "finalize" if "finalize" in resource.subresources and call.method == "PUT":
+                return self._object(call, resource, await subresources.finalize(backend, call, resource, name))
+            case _:
+                raise page_not_found()
+
+    def _check_version(self, call: Call) -> None:
+        """A read "not older than" a version that does not exist yet cannot be answered."""
+        text = call.query.get("resourceVersion")
+        if text and (wanted := parse_rv(text)) > self.store.rv:
+            raise too_large_resource_version(wanted, self.store.rv)
+
+    def _object(self, call: Call, resource: Resource, stored: Stored, code: int = 200) -> Response:
+        obj, raw = view(resource, stored)
+        accept = call.accept
+        if accept.yaml:
+            return Response.of(
+                code, yaml.safe_dump(obj, sort_keys=False).encode(), {"content-type": "application/yaml"}
+            )
+        if accept.form == "object":
+            return Response.of(code, raw)
+        return Response.of(code, encode(self._shaped(call, resource, [obj], obj["metadata"], single=True)))
+
+    def _shaped(
+        self, call: Call, resource: Resource, items: list[Obj], metadata: Mapping[str, Any], *, single: bool
+    ) -> Obj:
+        accept: Accept = call.accept
+        if accept.form == "table":
+            kept = {k: v for k, v in metadata.items() if k in {"resourceVersion", "continue", "remainingItemCount"}}
+            include = call.query.get("includeObject", "Metadata")
+            return table(resource.printer, items, kept, self.backend.clock, include=include, version=accept.version)
+        if single:
+            return partial(items[0], accept.version)
+        return {
+            "kind": "PartialObjectMetadataList",
+            "apiVersion": f"meta.k8s.io/{accept.version}",
+            "metadata": dict(metadata),
+            "items": [partial(obj, accept.version) for obj in items],
+        }
+
+    def _list(self, call: Call, resource: Resource) -> Response:
+        page = list_page(self.backend, call, resource, Filter.of(call, resource))
+        metadata: Obj = {"resourceVersion": str(page.rv)}
+        if page.token:
+            metadata["continue"] = page.token
+            if page.remaining is not None:
+                metadata["remainingItemCount"] = page.remaining
+        if call.accept.form != "object":
+            items = [view(resource, stored)[0] for stored in page.items]
+            return Response.of(200, encode(self._shaped(call, resource, items, metadata, single=False)))
+        head = {"kind": resource.list_kind, "apiVersion": resource.api_version, "metadata": metadata}
+        if resource.converts:
+            raws = [view(resource, stored)[1] for stored in page.items]
+        else:
+            raws = [stored.raw for stored in page.items]
+        body = b"".join((encode(head)[:-1], b',"items":[', b",".join(raws), b"]}"))
+        if call.accept.yaml:
+            text = yaml.safe_dump(msgspec.json.decode(body), sort_keys=False).encode()
+            return Response.of(200, text, {"content-type": "application/yaml"})
+        return Response.of(200, body)
+
+    def _watch(self, call: Call, resource: Resource) -> Response:
+        options = WatchOptions.of(self.backend, call)
+        stream = watch(self.backend, call, resource, Filter.of(call, resource), options)
+        return Response(200, {"content-type": "application/json;stream=watch"}, stream)
+
+    async def _delete(self, call: Call, resource: Resource) -> Response:
+        target = call.target
+        options = deleting.read_delete_options(call)
+        stored, gone = await deleting.delete(self.backend, call, resource, target.namespace, target.name, options)
+        if gone and resource.storage not in {("", "pods"), ("", "services")}:
+            done = success(name=target.name, group=resource.group, kind=resource.plural, uid=stored.uid)
+            return Response.of(200, encode(done))
+        return self._object(call, resource, stored)
+
+    async def _delete_collection(self, call: Call, resource: Resource) -> Response:
+        options = deleting.read_delete_options(call)
+        page = list_page(self.backend, call, resource, Filter.of(call, resource))
+        deleted = []
+        for stored in page.items:
+            namespace, name = stored.key
+            try:
+                last, _gone = await deleting.delete(self.backend, call, resource, namespace, name, options)
+            except StatusError as error:
+                if error.code != 404:
+                    raise
+                continue
+            deleted.append(view(resource, last)[0])
+        return Response.of(
+            200,
+            encode(
+                {
+                    "kind": resource.list_kind,
+                    "apiVersion": resource.api_version,
+                    "metadata": {"resourceVersion": str(self.store.rv)},
+                    "items": deleted,
+                }
+            ),
+        )
+
+    async def _log(self, call: Call) -> Response:
+        target = call.target
+        pods = self.backend.registry.find("", "v1", "pods")
+        assert pods is not None
+        pod = self.backend.require(pods, target.namespace, target.name)
+        containers = [c["name"] for key in ("containers", "initContainers") for c in pod.obj["spec"].get(key) or ()]
+        wanted = call.query.get("container")
+        if wanted and wanted not in containers:
+            raise StatusError(400, "BadRequest", f"container {wanted} is not valid for pod {target.name}")
+        if not wanted:
+            main = [c["name"] for c in pod.obj["spec"]["containers"]]
+            if len(main) > 1:
+                names = " ".join(main)
+                raise StatusError(
+                    400,
+                    "BadRequest",
+                    f"a container name must be specified for pod {target.name}, choose one of: [{names}]",
+                )
+            wanted = main[0]
+        if self._logs is None:
+            raise StatusError(501, "NotImplemented", "this API server has no source of pod logs")
+        review = Review("CONNECT", pods, pod.key, call, old=None, subresource="log")
+        await self.backend.admission.validate(review)
+        stream = await self._logs(target.namespace, target.name, wanted, dict(call.query.pairs))
+        return Response(200, {"content-type": "text/plain"}, stream)
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+class _InMemory:
+    """The server as a transport. Closing it refuses further requests; the server lives on."""
+
+    def __init__(self, server: ApiServer, user: str) -> None:
+        self._server = server
+        self._user = user
+        self._closed = False
+
+    async def send(self, request: Request) -> Response:
+        if self._closed or self._server.backend.closing:
+            raise TransportError("the transport is closed")
+        return await self._server.handle(request, user=self._user)
+
+    async def aclose(self) -> None:
+        self._closed = True

@@ -1,0 +1,258 @@
+"""Subresources that are not part of their object: scale, binding, eviction, finalize, tokens."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+
+from kaito_api.meta import rfc3339
+from kaito_ctrl.devcluster.apiserver import apply as ssa
+from kaito_ctrl.devcluster.apiserver.backend import Backend, view
+from kaito_ctrl.devcluster.apiserver.decode import parse_body
+from kaito_ctrl.devcluster.apiserver.deleting import DeleteOptions, delete
+from kaito_ctrl.devcluster.apiserver.errors import (
+    FieldError,
+    StatusError,
+    bad_request,
+    conflict,
+    invalid,
+    method_not_allowed,
+    success,
+)
+from kaito_ctrl.devcluster.apiserver.kinds import Resource, Scale
+from kaito_ctrl.devcluster.apiserver.patch import merge_patch
+from kaito_ctrl.devcluster.apiserver.patching import apply_json
+from kaito_ctrl.devcluster.apiserver.requests import Call
+from kaito_ctrl.devcluster.apiserver.selectors import match_label_selector
+from kaito_ctrl.devcluster.apiserver.store import Obj, Stored
+from kaito_ctrl.devcluster.apiserver.updating import put_with, write
+
+__all__ = ["bind", "evict", "finalize", "issue_token", "scale"]
+
+
+def _get(obj: Obj, path: str) -> Any:
+    value: Any = obj
+    for part in path.strip(".").split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _set(obj: Obj, path: str, value: Any) -> None:
+    *parents, last = path.strip(".").split(".")
+    for part in parents:
+        obj = obj.setdefault(part, {})
+    obj[last] = value
+
+
+def _selector_text(selector: Any) -> str:
+    if isinstance(selector, str):
+        return selector
+    if not isinstance(selector, dict):
+        return ""
+    labels = selector.get("matchLabels", selector if "matchExpressions" not in selector else {})
+    parts = [f"{key}={value}" for key, value in sorted(labels.items())]
+    for term in selector.get("matchExpressions") or ():
+        values = ",".join(term.get("values") or ())
+        match term["operator"]:
+            case "In":
+                parts.append(f"{term['key']} in ({values})")
+            case "NotIn":
+                parts.append(f"{term['key']} notin ({values})")
+            case "Exists":
+                parts.append(term["key"])
+            case _:
+                parts.append("!" + term["key"])
+    return ",".join(parts)
+
+
+def _scale_of(resource: Resource, paths: Scale, obj: Obj) -> Obj:
+    metadata = obj["metadata"]
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    status: Obj = {"replicas": _get(obj, paths.status_path) or 0}
+    selector = _selector_text(_get(obj, paths.selector_path)) if paths.selector_path else ""
+    if selector:
+        status["selector"] = selector
+    return {
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {key: metadata[key] for key in kept if key in metadata},
+        "spec": {"replicas": _get(obj, paths.spec_path) or 0},
+        "status": status,
+    }
+
+
+async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> Obj:
+    """GET, PUT and PATCH of ``scale``."""
+    paths = resource.scale
+    assert paths is not None
+    namespace = call.target.namespace
+    stored = backend.require(resource, namespace, name)
+    if call.method == "GET":
+        return _scale_of(resource, paths, view(resource, stored)[0])
+    current = _scale_of(resource, paths, view(resource, stored)[0])
+    media = call.content_type.split(";")[0].strip()
+    value = parse_body(call.body, media)
+    if call.method == "PUT":
+        wanted = value
+    elif call.method == "PATCH":
+        wanted = merge_patch(current, value) if "apply" in media else apply_json(media, current, value, resource)
+    else:
+        raise method_not_allowed()
+    if not isinstance(wanted, dict):
+        raise bad_request("the body is no Scale")
+    replicas = (wanted.get("spec") or {}).get("replicas", 0)
+    version = (wanted.get("metadata") or {}).get("resourceVersion") or ""
+    if call.method == "PATCH" and "resourceVersion" not in (
+        value.get("metadata") or {} if isinstance(value, dict) else {}
+    ):
+        version = ""
+    if isinstance(replicas, bool) or not isinstance(replicas, int):
+        raise bad_request("json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32")
+    if replicas < 0:
+        error = FieldError.invalid("spec.replicas", replicas, "must be greater than or equal to 0")
+        raise invalid("autoscaling", "Scale", name, [error])
+
+    def change(draft: Obj) -> None:
+        _set(draft, paths.spec_path, replicas)
+        if version and version != draft["metadata"]["resourceVersion"]:
+            raise conflict(resource.group, resource.plural, name)
+
+    writer = ssa.Writer(call.field_manager, "Update", resource.api_version, "scale")
+    written = await write(backend, call, resource, name, put_with(change), writer)
+    return _scale_of(resource, paths, view(resource, written)[0])
+
+
+async def bind(backend: Backend, call: Call, pods: Resource, name: str) -> Obj:
+    """POST of ``pods/binding``: give a pod its node, once."""
+    body = parse_body(call.body, call.content_type)
+    node = (body.get("target") or {}).get("name") if isinstance(body, dict) else ""
+    if not node:
+        raise invalid("", "Binding", name, [FieldError.required("target.name")])
+    uid = (body.get("metadata") or {}).get("uid")
+
+    def change(draft: Obj) -> None:
+        if uid and uid != draft["metadata"]["uid"]:
+            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {draft['metadata']['uid']}"
+            raise conflict("", "pods", name, why)
+        if draft["metadata"].get("deletionTimestamp"):
+            raise conflict("", "pods/binding", name, f"pod {name} is being deleted, cannot be assigned to a host")
+        have = draft["spec"].get("nodeName")
+        if have:
+            raise conflict("", "pods/binding", name, f'pod {name} is already assigned to node "{have}"')
+        draft["spec"]["nodeName"] = node
+        for key in ("annotations", "labels"):
+            extra = (body.get("metadata") or {}).get(key)
+            if extra:
+                draft["metadata"][key] = {**(draft["metadata"].get(key) or {}), **extra}
+
+    current = backend.require(pods, call.target.namespace, name)
+    draft: Obj = put_with(change)(current.obj)
+    status = draft.setdefault("status", {})
+    others = [c for c in status.get("conditions") or () if c.get("type") != "PodScheduled"]
+    condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": backend.now()}
+    status["conditions"] = [*others, condition]
+    writer = ssa.Writer(call.field_manager, "Update", "v1", "binding")
+    if not call.dry_run:
+        entries = ssa.track(current.obj, draft, pods.schema, writer, backend.clock.now(), frozenset())
+        draft["metadata"]["managedFields"] = entries
+        backend.store.put(backend.bucket(pods), current.key, draft)
+    return {**success(), "code": 201}
+
+
+async def evict(backend: Backend, call: Call, pods: Resource, name: str) -> Obj:
+    """POST of ``pods/eviction``: a delete that respects disruption budgets."""
+    namespace = call.target.namespace
+    body = parse_body(call.body, call.content_type) if call.body else {}
+    pod = backend.require(pods, namespace, name)
+    budgets = [
+        stored
+        for stored in backend.store.bucket("policy", "poddisruptionbudgets").items.values()
+        if stored.key[0] == namespace
+        and match_label_selector((stored.obj.get("spec") or {}).get("selector") or {}, pod.labels)
+    ]
+    if (pod.obj.get("status") or {}).get("phase") not in {"Succeeded", "Failed", "Pending"}:
+        for budget in budgets:
+            if (budget.obj.get("status") or {}).get("disruptionsAllowed", 0) <= 0:
+                why = f"The disruption budget {budget.key[1]} does not allow evicting pods currently"
+                raise StatusError(
+                    429,
+                    "TooManyRequests",
+                    "Cannot evict pod as it would violate the pod's disruption budget.",
+                    details={
+                        "causes": [
+                            {
+                                "reason": "DisruptionBudget",
+                                "message": why,
+                            }
+                        ]
+                    },
+                )
+    wanted = (body.get("deleteOptions") or {}) if isinstance(body, dict) else {}
+    preconditions = wanted.get("preconditions") or {}
+    options = DeleteOptions(
+        wanted.get("gracePeriodSeconds"),
+        wanted.get("propagationPolicy") or "",
+        preconditions.get("uid") or "",
+        preconditions.get("resourceVersion") or "",
+        call.dry_run or "All" in (wanted.get("dryRun") or ()),
+    )
+    await delete(backend, call, pods, namespace, name, options)
+    return {**success(), "code": 201}
+
+
+async def finalize(backend: Backend, call: Call, namespaces: Resource, name: str) -> Stored:
+    """PUT of ``namespaces/finalize``: the only way to change ``spec.finalizers``."""
+    body = parse_body(call.body, call.content_type)
+    if not isinstance(body, dict):
+        raise bad_request("the body is no Namespace")
+    finalizers = (body.get("spec") or {}).get("finalizers") or []
+    version = (body.get("metadata") or {}).get("resourceVersion") or ""
+
+    def change(draft: Obj) -> None:
+        if version and version != draft["metadata"]["resourceVersion"]:
+            raise conflict("", "namespaces", name)
+        draft["spec"] = {"finalizers": list(finalizers)} if finalizers else {}
+
+    writer = ssa.Writer(call.field_manager, "Update", "v1", "finalize")
+    return await write(backend, call, namespaces, name, put_with(change), writer, finalize=True)
+
+
+def issue_token(backend: Backend, call: Call, accounts: Resource, name: str) -> Obj:
+    """POST of ``serviceaccounts/token``: an unsigned token, good enough to be mounted and shown."""
+    namespace = call.target.namespace
+    account = backend.require(accounts, namespace, name)
+    body = parse_body(call.body, call.content_type) if call.body else {}
+    spec = (body.get("spec") or {}) if isinstance(body, dict) else {}
+    seconds = int(spec.get("expirationSeconds") or 3600)
+    issued = int(backend.clock.now().timestamp())
+    claims = {
+        "iss": "https://kubernetes.default.svc",
+        "sub": f"system:serviceaccount:{namespace}:{name}",
+        "aud": spec.get("audiences") or ["https://kubernetes.default.svc"],
+        "iat": issued,
+        "exp": issued + seconds,
+        "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": name, "uid": account.uid}},
+    }
+
+    def part(value: Any) -> str:
+        return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
+
+    expires = backend.clock.now().timestamp() + seconds
+    from datetime import UTC, datetime
+
+    return {
+        "kind": "TokenRequest",
+        "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": backend.now()},
+        "spec": {
+            "audiences": claims["aud"],
+            "expirationSeconds": seconds,
+            "boundObjectRef": spec.get("boundObjectRef"),
+        },
+        "status": {
+            "token": f"{part({'alg': 'none', 'typ': 'JWT'})}.{part(claims)}.",
+            "expirationTimestamp": rfc3339(datetime.fromtimestamp(expires, UTC)),
+        },
+    }
