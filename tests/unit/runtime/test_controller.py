@@ -1,0 +1,366 @@
+"""Controllers on a real API server: they converge, keep their promises, and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from kaito_api.core import ConfigMap
+from kaito_api.meta import ObjectMeta
+from kaito_ctrl.devcluster.apiserver import ApiServer
+from kaito_ctrl.runtime import Client, Cluster, Context, Controller, Manager, ObjectKey, Result, owns, watches
+from kaito_ctrl.runtime.errors import ApiError, KubeError, NotCached, NotFound, TerminalError, TransportError
+from kaito_ctrl.runtime.queue import RetryPolicy
+from kaito_ctrl.runtime.transport import Request, Response, Transport
+
+
+class Secretive(ConfigMap):
+    """The same objects under another type: the kind that children have here."""
+
+
+def config_map(name: str, **data: str) -> ConfigMap:
+    return ConfigMap(metadata=ObjectMeta(name=name, namespace="default"), data=data)
+
+
+@asynccontextmanager
+async def running(
+    transport: Transport, *controllers: Controller[ConfigMap], observe: Callable[..., None] | None = None
+) -> AsyncIterator[Manager]:
+    manager = Manager(Cluster(transport, rng=random.Random(1)), drain=1.0)
+    for controller in controllers:
+        manager.add(controller, observe=observe)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(manager.run())
+        await asyncio.wait({task, group.create_task(manager.wait_ready())}, return_when=asyncio.FIRST_COMPLETED)
+        yield manager
+        manager.stop()
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not check():
+            await asyncio.sleep(0.005)
+
+
+class Mirror(Controller[ConfigMap]):
+    """Every ConfigMap labelled ``mirror`` has a copy, which it owns."""
+
+    name = "mirror"
+    kind = ConfigMap
+    sources = (owns(ConfigMap),)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+        self.calls += 1
+        if obj.metadata.labels.get("mirror") != "yes":
+            return Result.done()
+        copy = config_map(f"{obj.name}-copy", **obj.data)
+        present = ctx.cache.get(ConfigMap, copy.name, "default")
+        if present is None or present.data != copy.data:
+            await ctx.client.apply(copy, owner=obj)
+        return Result.done()
+
+
+def original(**data: str) -> ConfigMap:
+    made = config_map("a", **data)
+    return made.evolve(metadata=made.metadata.evolve(labels={"mirror": "yes"}))
+
+
+async def test_a_child_is_made_follows_its_owner_and_is_made_again_when_lost(server: ApiServer) -> None:
+    client = Client(server.transport())
+    async with running(server.transport(), Mirror()) as manager:
+        cache = manager.cluster.cache
+        await client.create(original(x="1"))
+        await until(lambda: cache.get(ConfigMap, "a-copy", "default") is not None)
+        key = ObjectKey("default", "a")
+        await client.patch(ConfigMap, key, {"data": {"x": "2"}})
+        await until(lambda: (copy := cache.get(ConfigMap, "a-copy", "default")) is not None and copy.data == {"x": "2"})
+        await client.delete(ConfigMap, ObjectKey("default", "a-copy"))
+        await until(lambda: (copy := cache.get(ConfigMap, "a-copy", "default")) is not None and copy.data == {"x": "2"})
+
+
+async def test_a_converged_cluster_is_left_alone(server: ApiServer) -> None:
+    client = Client(server.transport())
+    controller = Mirror()
+    async with running(server.transport(), controller) as manager:
+        await client.create(original(x="1"))
+        await until(lambda: manager.cluster.cache.get(ConfigMap, "a-copy", "default") is not None)
+        await until(lambda: all(worker.queue.idle for worker in manager.workers))
+        calls, version = controller.calls, (await client.get(ConfigMap, "a-copy", "default")).metadata.resource_version
+        await asyncio.sleep(0.1)
+        assert controller.calls == calls
+        assert (await client.get(ConfigMap, "a-copy", "default")).metadata.resource_version == version
+
+
+class Counting(Controller[ConfigMap]):
+    """Notes what it is called for, and fails as told."""
+
+    name = "counting"
+    kind = ConfigMap
+    retry = RetryPolicy(base=0.001, cap=0.01)
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.seen: list[str] = []
+
+    async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+        self.seen.append(f"{obj.name}#{ctx.attempt}")
+        if self.failures:
+            raise self.failures.pop(0)
+        return Result.done()
+
+
+async def test_a_failure_is_retried_and_its_attempts_are_counted(server: ApiServer) -> None:
+    await Client(server.transport()).create(config_map("x"))
+    controller = Counting(ValueError("one"), ValueError("two"))
+    async with running(server.transport(), controller):
+        await until(lambda: "x#2" in controller.seen)
+
+
+async def test_a_terminal_error_waits_for_a_change(server: ApiServer) -> None:
+    client = Client(server.transport())
+    await client.create(config_map("x"))
+    controller = Counting(TerminalError("hopeless"))
+    async with running(server.transport(), controller) as manager:
+        await until(lambda: controller.seen != [])
+        await until(lambda: manager.workers[0].queue.idle)
+        assert controller.seen == ["x#0"]
+        await client.patch(ConfigMap, ObjectKey("default", "x"), {"data": {"a": "b"}})
+        await until(lambda: controller.seen == ["x#0", "x#0"])
+
+
+class Finalizing(Controller[ConfigMap]):
+    """Cleans up in two steps."""
+
+    name = "finalizing"
+    kind = ConfigMap
+    finalizer = "example.org/cleanup"
+
+    def __init__(self) -> None:
+        self.cleaned = 0
+        self.left: list[str] = []
+
+    async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+        assert self.finalizer in obj.metadata.finalizers
+        return Result.done()
+
+    async def cleanup(self, obj: ConfigMap, ctx: Context) -> Result:
+        self.cleaned += 1
+        return Result.done() if self.cleaned > 1 else Result.retry_in(0.01)
+
+    async def gone(self, key: ObjectKey, ctx: Context) -> None:
+        self.left.append(key.name)
+
+
+async def test_a_finalizer_goes_on_first_and_comes_off_when_cleanup_is_done(server: ApiServer) -> None:
+    client = Client(server.transport())
+    controller = Finalizing()
+    async with running(server.transport(), controller) as manager:
+        await client.create(config_map("x"))
+        cache = manager.cluster.cache
+        await until(lambda: (obj := cache.get(ConfigMap, "x", "default")) is not None and bool(obj.metadata.finalizers))
+        await client.delete(ConfigMap, ObjectKey("default", "x"))
+        await until(lambda: controller.left == ["x"])
+        assert controller.cleaned == 2
+        with pytest.raises(NotFound):
+            await client.get(ConfigMap, "x", "default")
+
+
+async def test_only_our_own_finalizer_is_removed(server: ApiServer) -> None:
+    client = Client(server.transport())
+    made = config_map("x")
+    await client.create(made.evolve(metadata=made.metadata.evolve(finalizers=("example.org/theirs",))))
+    controller = Finalizing()
+    async with running(server.transport(), controller) as manager:
+        cache = manager.cluster.cache
+        await until(
+            lambda: (obj := cache.get(ConfigMap, "x", "default")) is not None and len(obj.metadata.finalizers) == 2
+        )
+        await client.delete(ConfigMap, ObjectKey("default", "x"))
+        await until(
+            lambda: (
+                (obj := cache.get(ConfigMap, "x", "default")) is not None
+                and obj.metadata.finalizers == ("example.org/theirs",)
+            )
+        )
+
+
+class Busy(Controller[ConfigMap]):
+    """Slow enough to overlap, and notes when it does."""
+
+    name = "busy"
+    kind = ConfigMap
+    workers = 4
+
+    def __init__(self) -> None:
+        self.inside: set[str] = set()
+        self.overlaps = 0
+        self.most = 0
+
+    async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+        self.overlaps += obj.name in self.inside
+        self.inside.add(obj.name)
+        self.most = max(self.most, len(self.inside))
+        await asyncio.sleep(0.005)
+        self.inside.discard(obj.name)
+        return Result.done()
+
+
+async def test_keys_are_worked_on_side_by_side_but_never_one_key_twice(server: ApiServer) -> None:
+    client = Client(server.transport())
+    for index in range(8):
+        await client.create(config_map(f"x{index}"))
+    controller = Busy()
+    async with running(server.transport(), controller) as manager:
+        for round_ in range(10):
+            for index in range(8):
+                await client.patch(ConfigMap, ObjectKey("default", f"x{index}"), {"data": {"r": str(round_)}})
+        await until(lambda: manager.workers[0].queue.idle)
+    assert controller.overlaps == 0
+    assert 1 < controller.most <= 4
+
+
+class Lossy:
+    """Answers get lost: every write is carried out, and every second one has no answer."""
+
+    def __init__(self, inner: Transport) -> None:
+        self.inner = inner
+        self.writes = 0
+
+    async def send(self, request: Request) -> Response:
+        response = await self.inner.send(request)
+        if request.method != "GET":
+            self.writes += 1
+            if self.writes % 2:
+                await response.aclose()
+                raise TransportError("connection reset")
+        return response
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+class Creating(Controller[ConfigMap]):
+    """Creates a child unless the cache has one: what goes wrong when a cache is older than the last write."""
+
+    name = "creating"
+    kind = ConfigMap
+    retry = RetryPolicy(base=0.001, cap=0.01)
+
+    def __init__(self) -> None:
+        self.collisions = 0
+
+    async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+        if obj.name != "parent" or ctx.cache.get(ConfigMap, "child", "default") is not None:
+            return Result.done()
+        try:
+            await ctx.client.create(config_map("child"))
+        except ApiError:
+            self.collisions += 1
+            raise
+        return Result.done()
+
+
+async def test_a_write_whose_answer_was_lost_is_looked_up_before_the_next_try(server: ApiServer) -> None:
+    await Client(server.transport()).create(config_map("parent"))
+    controller = Creating()
+    outcomes: list[str] = []
+    async with running(
+        Lossy(server.transport()), controller, observe=lambda key, outcome: outcomes.append(outcome)
+    ) as manager:
+        await until(lambda: manager.cluster.cache.get(ConfigMap, "child", "default") is not None)
+        await until(lambda: manager.workers[0].queue.idle and "error" in outcomes)
+    assert controller.collisions == 0
+
+
+async def test_a_kind_that_was_not_declared_is_not_quietly_watched(server: ApiServer) -> None:
+    async with running(server.transport(), Counting()) as manager:
+        with pytest.raises(NotCached, match="declare it"):
+            manager.cluster.cache.list(Secretive)
+
+
+async def test_two_controllers_of_one_name_are_refused(server: ApiServer) -> None:
+    manager = Manager(Cluster(server.transport()))
+    manager.add(Counting())
+    with pytest.raises(ValueError, match="counting"):
+        manager.add(Counting())
+
+
+class Stuck(Controller[ConfigMap]):
+    """Never ends by itself."""
+
+    name = "stuck"
+    kind = ConfigMap
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.cancelled = False
+
+    async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return Result.done()
+
+
+async def test_a_stop_drains_and_then_cancels(server: ApiServer) -> None:
+    await Client(server.transport()).create(config_map("x"))
+    controller = Stuck()
+    outcomes: list[str] = []
+    manager = Manager(Cluster(server.transport()), drain=0.1, grace=1.0)
+    manager.add(controller, observe=lambda key, outcome: outcomes.append(outcome))
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(manager.run())
+        await controller.started.wait()
+        manager.stop()
+    assert controller.cancelled
+    assert outcomes == ["cancelled"]
+    leftover = [task.get_name() for task in asyncio.all_tasks() if "stuck" in task.get_name()]
+    assert leftover == []
+
+
+async def test_mapped_changes_wake_whom_they_are_mapped_to(server: ApiServer) -> None:
+    class Watching(Counting):
+        name = "watching"
+        sources = (
+            watches(ConfigMap, lambda obj, _: [ObjectKey("default", obj.data["wakes"])] if "wakes" in obj.data else []),
+        )
+
+    client = Client(server.transport())
+    await client.create(config_map("sleeper"))
+    controller = Watching()
+    async with running(server.transport(), controller) as manager:
+        await until(lambda: controller.seen == ["sleeper#0"])
+        await client.create(config_map("alarm", wakes="sleeper"))
+        await until(lambda: controller.seen.count("sleeper#0") == 2)
+        await until(lambda: manager.workers[0].queue.idle)
+
+
+async def test_metrics_have_the_names_that_dashboards_know(server: ApiServer) -> None:
+    from prometheus_client import generate_latest
+
+    await Client(server.transport()).create(config_map("x"))
+    controller = Counting()
+    async with running(server.transport(), controller) as manager:
+        await until(lambda: controller.seen != [])
+        await until(lambda: manager.workers[0].queue.idle)
+        text = generate_latest(manager.cluster.metrics.registry).decode()
+    assert 'controller_runtime_reconcile_total{controller="counting",result="success"} 1.0' in text
+    assert 'controller_runtime_reconcile_total{controller="counting",result="error"} 0.0' in text
+    assert 'workqueue_depth{controller="counting",name="counting"} 0.0' in text
+
+
+async def test_no_cluster_is_an_error_with_a_reason() -> None:
+    from kaito_ctrl.runtime.connect import connect
+
+    with pytest.raises(KubeError, match="cannot use kubeconfig"):
+        await connect(kubeconfig="/no/such/file")
