@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from kaito_ctrl.devcluster.kinds import Container
 
@@ -18,10 +19,12 @@ __all__ = ["ImageError", "ImageTable", "Launch", "LocalImage"]
 
 @dataclass(frozen=True, slots=True)
 class LocalImage:
-    """What an image stands for: its ENTRYPOINT (``None``: the container must give a command), and its ENV."""
+    """What an image stands for: its ENTRYPOINT (``None``: the container must give a command), its ENV, and folders of
+    this machine in place of folders in it (``{"/workspace/tfs": Path(...)}``)."""
 
     entrypoint: tuple[str, ...] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Launch:
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
+    paths: Mapping[str, Path] = field(default_factory=dict)
 
 
 class ImageError(Exception):
@@ -69,7 +73,7 @@ class ImageTable:
             argv = container.command or known.entrypoint or ()
             if not argv:
                 raise ImageError("CreateContainerError", f'no command specified for image "{container.image}"')
-            return Launch((*argv, *container.args), known.env)
+            return Launch((*argv, *container.args), known.env, known.paths)
         if container.command and shutil.which(container.command[0], path=path) is not None:
             return Launch((*container.command, *container.args), {})
         patterns = ", ".join(self._images) or "none"
