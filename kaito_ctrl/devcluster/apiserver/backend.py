@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ class Backend:
     admission: Admission
     closing: bool = False
     watches: int = field(default=0)
+    """How many watches are open now."""
+    on_close: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def clock(self) -> Clock:

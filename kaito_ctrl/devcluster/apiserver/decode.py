@@ -15,6 +15,7 @@ import msgspec
 import yaml
 
 from kaito_ctrl.devcluster.apiserver.errors import StatusError, bad_request, unsupported_media_type
+from kaito_ctrl.devcluster.apiserver.protobuf import PROTOBUF, decode_protobuf
 from kaito_ctrl.devcluster.apiserver.schema import Schema
 from kaito_ctrl.devcluster.apiserver.store import Obj
 
@@ -50,6 +51,8 @@ def parse_body(body: bytes | None, content_type: str, *, duplicates: list[str] |
     if not body:
         raise bad_request("the body of the request was empty")
     try:
+        if media == PROTOBUF:
+            return decode_protobuf(body)
         if media in {"application/yaml", "application/apply-patch+yaml"}:
             return parse_yaml(body)
         if media not in {"", "application/json"} and not media.endswith("+json"):
@@ -57,7 +60,7 @@ def parse_body(body: bytes | None, content_type: str, *, duplicates: list[str] |
         if duplicates is not None:
             return _loads_reporting(body, duplicates)
         return _loads(body)
-    except (msgspec.DecodeError, ValueError, yaml.YAMLError) as error:
+    except (msgspec.DecodeError, ValueError, IndexError, yaml.YAMLError) as error:
         if body.lstrip()[:1] not in b"{[" and media in {"", "application/json"}:
             raise bad_request(
                 "couldn't get version/kind; json parse error: invalid character looking for beginning of value"
@@ -199,14 +202,15 @@ def _decode_object(schema: Schema, value: Mapping[str, Any], path: str, owner: s
         if child is None:
             continue
         decoded = _decode(node, child, here, owner, unknown)
-        if not decoded and key not in schema.required and _omitted_when_empty(node):
-            continue
+        if not decoded and key not in schema.required and (key in schema.omit_zero or _omitted_when_empty(node)):
+            if not isinstance(decoded, dict) or _omitted_when_empty(node):
+                continue
         result[key] = decoded
     return result
 
 
 def _omitted_when_empty(schema: Schema) -> bool:
-    """Lists and plain maps; an empty struct (``emptyDir: {}``) and a zero mean something."""
+    """Lists and plain maps; an empty struct (``emptyDir: {}``) means something."""
     return schema.type == "array" or (
         schema.type == "object" and not schema.properties and schema.additional is not None
     )

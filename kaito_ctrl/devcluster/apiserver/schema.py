@@ -7,14 +7,14 @@ lists are atomic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any, Final
 
 import msgspec
 
-__all__ = ["ANY", "OBJECT_META", "Schema", "builtin", "from_openapi", "type_table"]
+__all__ = ["ANY", "OBJECT_META", "Schema", "builtin", "from_openapi", "type_table", "wire_fields"]
 
 
 class Schema:
@@ -32,6 +32,7 @@ class Schema:
         "map_atomic",
         "name",
         "nullable",
+        "omit_zero",
         "patch_key",
         "patch_merge",
         "preserve",
@@ -60,6 +61,7 @@ class Schema:
         self.int_or_string = False
         self.embedded = False
         self.nullable = False
+        self.omit_zero: frozenset[str] = frozenset()
         self.default: Any = None
         self.raw: Mapping[str, Any] = {}
 
@@ -128,7 +130,28 @@ def builtin(name: str) -> Schema:
             required.append(field)
         node.properties[field] = _parse(notation)
     node.required = tuple(required)
+    node.omit_zero = frozenset(name for name, _, omitted in wire_fields(package, kind) if omitted)
     return node
+
+
+@cache
+def _wire_table() -> dict[str, dict[str, str]]:
+    raw = resources.files(__package__).joinpath("builtin_protos.json").read_bytes()
+    return msgspec.json.decode(raw, type=dict[str, dict[str, str]])
+
+
+def wire_fields(package: str, kind: str) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    """A type's fields as Go and protobuf see them: name, where in the message, and whether a zero is left out.
+
+    Where is a path of field numbers: what JSON shows inline may be a message of its own.
+    """
+    for entry in _wire_table().get(package, {}).get(kind, "").split():
+        name, _, number = entry.partition("=")
+        if name.startswith("+"):
+            for inner, path, omitted in wire_fields(package, name[1:]):
+                yield inner, (int(number), *path), omitted
+        else:
+            yield name, (int(number.rstrip("?")),), number.endswith("?")
 
 
 def _parse(notation: str) -> Schema:
@@ -146,6 +169,7 @@ def _parse(notation: str) -> Schema:
         target = builtin(expression[1:])
         node = Schema("object", name=target.name)
         node.properties, node.required, node.map_atomic = target.properties, target.required, target.map_atomic
+        node.omit_zero = target.omit_zero
     elif expression == "any":
         return ANY
     else:

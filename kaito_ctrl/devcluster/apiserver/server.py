@@ -106,6 +106,8 @@ class ApiServer:
         self.backend.closing = True
         for bucket in self.store.buckets():
             bucket.wake()
+        for callback in self.backend.on_close:
+            callback()
         await self._webhooks.aclose()
 
     async def handle(self, request: Request, *, user: str = "system:admin") -> Response:

@@ -2,8 +2,8 @@
 
 Promises: an object's dict never changes once stored (writers build new ones, sharing what they keep), so readers
 share it without copying; its JSON is encoded once and goes out to every list and watch; every commit raises the one
-counter by one and is appended to its kind's log before anybody else runs. Everything here is synchronous: between two awaits a
-caller sees one consistent state.
+counter by one and is appended to its kind's log before anybody else runs. Everything here is synchronous: between
+two awaits a caller sees one consistent state.
 """
 
 from __future__ import annotations
