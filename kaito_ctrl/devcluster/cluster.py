@@ -17,10 +17,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from kaito_ctrl.devcluster.apiserver import ApiServer, GarbageCollector, NamespaceController, serve
+import yaml
+
+from kaito_ctrl.devcluster.apiserver import ApiServer, Endpoint, serve
 from kaito_ctrl.devcluster.apiserver.errors import StatusError
+from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
+from kaito_ctrl.devcluster.apiserver.namespaces import NamespaceController
+from kaito_ctrl.devcluster.containerrunner import Timings
 from kaito_ctrl.devcluster.deployment import DeploymentController
 from kaito_ctrl.devcluster.endpoints import EndpointsController
 from kaito_ctrl.devcluster.images import ImageTable
@@ -28,14 +33,13 @@ from kaito_ctrl.devcluster.job import JobController
 from kaito_ctrl.devcluster.kubelet import ProcessKubelet
 from kaito_ctrl.devcluster.logs import LogOptions
 from kaito_ctrl.devcluster.nodelifecycle import NodeLifecycle
-from kaito_ctrl.devcluster.podrunner import Timings
 from kaito_ctrl.devcluster.proxy import ServiceProxy
 from kaito_ctrl.devcluster.replicaset import ReplicaSetController
 from kaito_ctrl.devcluster.scheduler import Scheduler
 from kaito_ctrl.devcluster.statefulset import StatefulSetController
 from kaito_ctrl.runtime import Cluster, Manager, ObjectKey
 from kaito_ctrl.runtime.clock import Clock, SystemClock, system_random
-from kaito_ctrl.runtime.errors import ApiError
+from kaito_ctrl.runtime.errors import ApiError, leaf_errors
 from kaito_ctrl.runtime.transport import Transport
 
 __all__ = ["DevCluster"]
@@ -46,13 +50,16 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 class DevCluster:
     """The running cluster; made by :meth:`start`."""
 
-    def __init__(self, server: ApiServer, cluster: Cluster, kubelet: ProcessKubelet, proxy: ServiceProxy) -> None:
+    def __init__(
+        self, server: ApiServer, cluster: Cluster, kubelet: ProcessKubelet, proxy: ServiceProxy, manager: Manager
+    ) -> None:
         self.server = server
         self.cluster = cluster
         self.kubelet = kubelet
         self.proxy = proxy
-        self.endpoint: Any = None
-        """Where the API server listens (``url``, ``ca_pem``, ``kubeconfig()``); ``None`` without TCP."""
+        self.manager = manager
+        self.endpoint: Endpoint | None = None
+        """Where the API server listens; ``None`` without TCP."""
 
     @classmethod
     @asynccontextmanager
@@ -77,7 +84,49 @@ class DevCluster:
         with (default: PATH, HOME, locale and time zone of this process), *token* the bearer token of the
         administrator over TCP.
         """
-        clock, rng = clock or SystemClock(), rng or system_random()
+        body: list[BaseException] = []
+        try:
+            async with cls._running(
+                root=root,
+                clock=clock or SystemClock(),
+                rng=rng or system_random(),
+                images=images,
+                token=token or secrets.token_urlsafe(24),
+                host=host,
+                port=port,
+                tcp=tcp,
+                env=_environment() if env is None else env,
+                timings=timings,
+                job_backoff=job_backoff,
+            ) as dev:
+                try:
+                    yield dev
+                except BaseException as error:
+                    body.append(error)
+                    raise
+        except BaseExceptionGroup as group:
+            # What the block itself raised comes out as it went in; what a part raised, as a group.
+            if body and all(leaf is body[0] for leaf in leaf_errors(group)):
+                raise body[0] from body[0].__cause__
+            raise
+
+    @classmethod
+    @asynccontextmanager
+    async def _running(
+        cls,
+        *,
+        root: Path | None,
+        clock: Clock,
+        rng: random.Random,
+        images: ImageTable | None,
+        token: str,
+        host: str,
+        port: int,
+        tcp: bool,
+        env: Mapping[str, str],
+        timings: Timings | None,
+        job_backoff: float,
+    ) -> AsyncIterator[Self]:
         async with AsyncExitStack() as stack:
             if root is None:
                 root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kaito-devcluster-"))) / "kubelet"
@@ -86,15 +135,11 @@ class DevCluster:
             cluster = Cluster(server.transport(), clock=clock, rng=rng)
             proxy = ServiceProxy()
             manager = _manager(cluster, proxy, job_backoff)
-            kubelet = ProcessKubelet(
-                cluster, root=root, images=images, env=_environment() if env is None else env, timings=timings
-            )
-            dev = cls(server, cluster, kubelet, proxy)
+            kubelet = ProcessKubelet(cluster, root=root, images=images, env=env, timings=timings)
+            dev = cls(server, cluster, kubelet, proxy, manager)
             server.set_log_source(dev._logs)
             if tcp:
-                dev.endpoint = await stack.enter_async_context(
-                    serve(server, host=host, port=port, token=token or secrets.token_urlsafe(24))
-                )
+                dev.endpoint = await stack.enter_async_context(serve(server, host=host, port=port, token=token))
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(GarbageCollector(server).run(), name="garbage-collector"),
@@ -117,8 +162,7 @@ class DevCluster:
         """A kubeconfig for ``kubectl``. Raises ``RuntimeError`` for a cluster without TCP."""
         if self.endpoint is None:
             raise RuntimeError("this cluster does not listen on TCP: start it with tcp=True for a kubeconfig")
-        text: str = self.endpoint.kubeconfig()
-        return text
+        return str(yaml.safe_dump(self.endpoint.kubeconfig(), sort_keys=False))
 
     async def write_kubeconfig(self, path: Path) -> None:
         """Write :meth:`kubeconfig_text` to *path*, readable for its owner only, in one step."""
@@ -130,9 +174,7 @@ class DevCluster:
             file.write(text)
         draft.replace(path)
 
-    async def _logs(
-        self, namespace: str, pod: str, container: str, options: Mapping[str, str]
-    ) -> AsyncIterator[bytes]:
+    async def _logs(self, namespace: str, pod: str, container: str, options: Mapping[str, str]) -> AsyncIterator[bytes]:
         try:
             chosen = _log_options(options, self.cluster.clock.now())
             return self.kubelet.read_log(ObjectKey(namespace, pod), container, chosen)

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kaito_api.meta import LabelSelector, ObjectMeta, owned_by
+from kaito_ctrl.devcluster.events import record
 from kaito_ctrl.devcluster.kinds import (
     Deployment,
     DeploymentCondition,
@@ -394,10 +395,13 @@ class DeploymentController(Controller[Deployment]):
                 await ctx.client.create(plan.create)
             except AlreadyExists:
                 return Result.soon()  # the cache has yet to see it, or somebody else's is in the way
+            await self._scaled(obj, plan.create.name, 0, plan.create.spec.replicas, ctx)
         by_name = {each.name: each for each in sets}
         for name, patch in plan.patch.items():
             metadata = {**patch.get("metadata", {}), "uid": by_name[name].uid}
             await ctx.client.patch(ReplicaSet, key_of(by_name[name]), {**patch, "metadata": metadata})
+            if "spec" in patch:
+                await self._scaled(obj, name, by_name[name].spec.replicas, patch["spec"]["replicas"], ctx)
         for each in plan.delete:
             with contextlib.suppress(NotFound):
                 await ctx.client.delete(
@@ -408,3 +412,8 @@ class DeploymentController(Controller[Deployment]):
             obj = obj.evolve(metadata=(await ctx.client.patch(Deployment, ctx.key, note)).metadata)
         await patch_status(ctx.client, obj, plan.status)
         return Result(after=plan.after)
+
+    async def _scaled(self, deployment: Deployment, name: str, before: int, after: int, ctx: Context) -> None:
+        direction = "up" if after >= before else "down"
+        message = f"Scaled {direction} replica set {name} from {before} to {after}"
+        await record(ctx.client, ctx.clock, deployment, "ScalingReplicaSet", message)

@@ -13,7 +13,7 @@ import platform
 import random
 import shutil
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,12 +23,13 @@ import structlog
 
 from kaito_api.core import Namespace, NodeAddress, NodeSpec, Taint
 from kaito_api.meta import ObjectMeta, find_condition
+from kaito_ctrl.devcluster.containerrunner import HOST_IP, Host, Timings
 from kaito_ctrl.devcluster.images import ImageTable
 from kaito_ctrl.devcluster.kinds import Lease, LeaseSpec, Node, NodeCondition, NodeStatus, Pod
 from kaito_ctrl.devcluster.logs import LogOptions
 from kaito_ctrl.devcluster.nodelifecycle import LEASE_NAMESPACE
 from kaito_ctrl.devcluster.podaddresses import PodAddresses
-from kaito_ctrl.devcluster.podrunner import HOST_IP, Host, PodRunner, Timings
+from kaito_ctrl.devcluster.podrunner import PodRunner
 from kaito_ctrl.devcluster.pods import is_finished
 from kaito_ctrl.devcluster.process import supervisor
 from kaito_ctrl.devcluster.writes import patch_status
@@ -105,24 +106,34 @@ class ProcessKubelet:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool | None:
-        self._wind_down()
+        # Before anything is cancelled, whatever ends the block: a pod may want to say good-bye.
+        await self._wind_down()
         return await self._stack.__aexit__(exc_type, exc, tb)
 
     async def aclose(self) -> None:
         """End every pod (SIGTERM, soon SIGKILL), and wait for that. Pods and nodes stay in the API as they are."""
         await self.__aexit__(None, None, None)
 
-    def _wind_down(self) -> None:
+    async def _wind_down(self) -> None:
         self._closing = True
         for beat in self._nodes.values():
             beat.cancel()
         for runner in self._runners.values():
             runner.stop(self._timings.shutdown_grace)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timings.shutdown_grace + 5.0):
+                for runner in tuple(self._runners.values()):
+                    await runner.ended.wait()
 
     def _remove_files(self) -> None:
         shutil.rmtree(self._root if self._made_root else self._root / "pods", ignore_errors=True)
 
     # -- nodes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Path:
+        """Where volumes and logs are: ``pods/<uid>/volumes/<name>``, ``pods/<uid>/logs/<container>/<restart>.log``."""
+        return self._root
 
     @property
     def nodes(self) -> tuple[str, ...]:

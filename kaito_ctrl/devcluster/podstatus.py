@@ -69,12 +69,13 @@ class ContainerRecord:
         self.state = {"waiting": {"reason": reason, **({"message": message} if message else {})}}
         self.ready = self.started = False
 
-    def run(self, pid: int, now: datetime) -> None:
-        """It runs."""
+    def run(self, pid: int, now: datetime, *, restarts: int = 0) -> None:
+        """It runs, having been restarted that often."""
         terminated = self.state.get("terminated")
         if terminated is not None:
             self.last_state = {"terminated": terminated}
         self.pid = pid
+        self.restarts = restarts
         self.state = {"running": {"startedAt": rfc3339(now)}}
 
     def end(self, status: int, began: datetime, now: datetime, *, reason: str = "", message: str = "") -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from kaito_api.core import NodeSelectorRequirement, NodeSelectorTerm, Taint
 from kaito_api.meta import Condition, find_condition
 from kaito_api.quantity import parse_quantity
+from kaito_ctrl.devcluster.events import record
 from kaito_ctrl.devcluster.kinds import Container, Node, Pod
 from kaito_ctrl.devcluster.pods import is_finished, on_node
 from kaito_ctrl.devcluster.writes import patch_status, settled
@@ -235,6 +236,9 @@ class Scheduler(Controller[Pod]):
             await ctx.client.request("POST", object_path(Pod, ctx.key, "binding"), body=binding)
         except (Conflict, NotFound) as error:
             ctx.log.debug("not bound", error=str(error))  # it was bound, deleted or replaced meanwhile
+        else:
+            message = f"Successfully assigned {pod.namespace}/{pod.name} to {node}"
+            await record(ctx.client, ctx.clock, pod, "Scheduled", message)
         # The answer to a binding is a Status, not the pod: have the cache look before the next decision rests on it.
         if ctx.client.observer is not None:
             ctx.client.observer.uncertain(Pod, ctx.key)
@@ -253,6 +257,8 @@ class Scheduler(Controller[Pod]):
         others = tuple(each for each in pod.status.conditions if each.type != "PodScheduled")
         status = pod.status.evolve(phase="Pending", conditions=(*others, refused))
         try:
-            await patch_status(ctx.client, pod, status)
+            news = await patch_status(ctx.client, pod, status)
         except NotFound:
             return
+        if news:
+            await record(ctx.client, ctx.clock, pod, "FailedScheduling", message, type="Warning")

@@ -126,7 +126,7 @@ asyncio.run(main())
 
 @LINUX
 async def test_the_containers_end_with_a_killed_supervisor_and_the_error_surfaces() -> None:
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
         async with supervisor() as made:
             process = await made.start(["sleep", "60"], env=ENV, cwd=Path("/"), stdout=1, stderr=2)
             parent = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1])
