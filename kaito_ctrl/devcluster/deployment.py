@@ -9,17 +9,16 @@ difference goes to its newest ReplicaSet instead of being spread in proportion.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from kaito_api.meta import LabelSelector, ObjectMeta, owned_by
+from kaito_ctrl.devcluster.deploymentstatus import deployment_status, is_complete, resolve_bounds
 from kaito_ctrl.devcluster.events import record
 from kaito_ctrl.devcluster.kinds import (
     Deployment,
-    DeploymentCondition,
     DeploymentStatus,
     Pod,
     ReplicaSet,
@@ -28,7 +27,7 @@ from kaito_ctrl.devcluster.kinds import (
     safe_hash,
 )
 from kaito_ctrl.devcluster.pods import is_finished
-from kaito_ctrl.devcluster.writes import patch_status, settled
+from kaito_ctrl.devcluster.writes import patch_status
 from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, key_of, owns, watches
 from kaito_ctrl.runtime.errors import AlreadyExists, NotFound
 
@@ -67,24 +66,6 @@ class DeploymentPlan:
 def template_hash(template: Template) -> str:
     """The value of the ``pod-template-hash`` label."""
     return safe_hash(_bare(template))
-
-
-def resolve_bounds(deployment: Deployment) -> tuple[int, int]:
-    """``maxSurge`` and ``maxUnavailable`` as pods: percentages round up and down; both zero would never move, so the
-    second is then 1."""
-    rolling = deployment.spec.strategy.rolling_update
-    replicas = deployment.spec.replicas
-    surge = _of(rolling.max_surge if rolling is not None else "25%", replicas, math.ceil)
-    unavailable = _of(rolling.max_unavailable if rolling is not None else "25%", replicas, math.floor)
-    if surge == 0 and unavailable == 0:
-        unavailable = 1
-    return surge, min(unavailable, replicas)
-
-
-def _of(value: int | str, total: int, rounded: Any) -> int:
-    if isinstance(value, str) and value.endswith("%"):
-        return int(rounded(int(value[:-1]) * total / 100))
-    return int(value)
 
 
 def _bare(template: Template) -> dict[str, Any]:
@@ -138,8 +119,8 @@ def plan_deployment(
             patch["spec"] = {"replicas": wanted}
         if patch:
             patches[each.name] = patch
-    status, after = _status(deployment, new, sets, create, now)
-    done = new is not None and _complete(deployment, status)
+    status, after = deployment_status(deployment, new, sets, create, now)
+    done = new is not None and is_complete(deployment, status)
     known = deployment.metadata.annotations.get(REVISION)
     active = new is not None or create is not None
     return DeploymentPlan(
@@ -267,100 +248,6 @@ def _history(deployment: Deployment, old: Sequence[ReplicaSet]) -> tuple[Replica
     ]
     surplus = len(idle) - deployment.spec.revision_history_limit
     return tuple(sorted(idle, key=_revision)[:surplus]) if surplus > 0 else ()
-
-
-def _complete(deployment: Deployment, status: DeploymentStatus) -> bool:
-    wanted = deployment.spec.replicas
-    return status.updated_replicas == wanted and status.replicas == wanted and status.available_replicas == wanted
-
-
-def _status(
-    deployment: Deployment,
-    new: ReplicaSet | None,
-    sets: Sequence[ReplicaSet],
-    create: ReplicaSet | None,
-    now: datetime,
-) -> tuple[DeploymentStatus, float | None]:
-    available = sum(each.status.available_replicas for each in sets)
-    counted = DeploymentStatus(
-        observed_generation=deployment.metadata.generation,
-        replicas=sum(each.status.replicas for each in sets),
-        updated_replicas=new.status.replicas if new is not None else 0,
-        ready_replicas=sum(each.status.ready_replicas for each in sets),
-        available_replicas=available,
-        unavailable_replicas=max(sum(each.spec.replicas for each in sets) - available, 0),
-    )
-    _, unavailable = resolve_bounds(deployment) if deployment.spec.strategy.type != "Recreate" else (0, 0)
-    enough = available >= deployment.spec.replicas - unavailable
-    known = deployment.status.conditions
-    condition = DeploymentCondition(
-        type="Available",
-        status="True" if enough else "False",
-        reason="MinimumReplicasAvailable" if enough else "MinimumReplicasUnavailable",
-        message=f"Deployment {'has' if enough else 'does not have'} minimum availability.",
-        last_transition_time=now,
-        last_update_time=now,
-    )
-    conditions = [_unmoved(known, condition)]
-    progress, after = _progress(deployment, new, counted, create, now)
-    conditions.append(progress)
-    return counted.evolve(conditions=tuple(conditions)), after
-
-
-def _unmoved(known: tuple[DeploymentCondition, ...], wanted: DeploymentCondition) -> DeploymentCondition:
-    """*wanted* with the times of the known condition when that says the same."""
-    old = next((each for each in known if each.type == wanted.type), None)
-    wanted = settled(known, wanted)
-    if old is not None and (old.status, old.reason, old.message) == (wanted.status, wanted.reason, wanted.message):
-        wanted = wanted.evolve(last_update_time=old.last_update_time)
-    return wanted
-
-
-def _progress(
-    deployment: Deployment, new: ReplicaSet | None, counted: DeploymentStatus, create: ReplicaSet | None, now: datetime
-) -> tuple[DeploymentCondition, float | None]:
-    known = next((each for each in deployment.status.conditions if each.type == "Progressing"), None)
-    which = new or create
-    subject = f'ReplicaSet "{which.name}"' if which is not None else f'Deployment "{deployment.name}"'
-
-    def condition(status: Any, reason: str, message: str) -> DeploymentCondition:
-        made = DeploymentCondition(
-            type="Progressing",
-            status=status,
-            reason=reason,
-            message=message,
-            last_transition_time=now,
-            last_update_time=now,
-        )
-        return settled(deployment.status.conditions, made)
-
-    if deployment.spec.paused:
-        paused = condition("Unknown", "DeploymentPaused", "Deployment is paused")
-        return _unmoved(deployment.status.conditions, paused), None
-    if new is None and create is not None:
-        return condition("True", "NewReplicaSetCreated", f'Created new replica set "{create.name}"'), None
-    if new is not None and _complete(deployment, counted):
-        done = condition("True", "NewReplicaSetAvailable", f"{subject} has successfully progressed.")
-        return _unmoved(deployment.status.conditions, done), None
-    before = deployment.status
-    moved = (
-        counted.updated_replicas > before.updated_replicas
-        or counted.ready_replicas > before.ready_replicas
-        or counted.available_replicas > before.available_replicas
-        or counted.replicas - counted.updated_replicas < before.replicas - before.updated_replicas
-        or before.observed_generation < deployment.metadata.generation
-    )
-    if moved or known is None or known.last_update_time is None or known.reason == "DeploymentPaused":
-        return condition("True", "ReplicaSetUpdated", f"{subject} is progressing."), float(
-            deployment.spec.progress_deadline_seconds
-        )
-    if known.reason == "NewReplicaSetAvailable":
-        return known, None  # it was rolled out once: pods that fail later are no rollout that hangs
-    deadline = known.last_update_time + timedelta(seconds=deployment.spec.progress_deadline_seconds)
-    if known.reason == "ProgressDeadlineExceeded" or now >= deadline:
-        late = condition("False", "ProgressDeadlineExceeded", f"{subject} has timed out progressing.")
-        return _unmoved(deployment.status.conditions, late), None
-    return known, (deadline - now).total_seconds()
 
 
 def _owner_of(pod: Pod, cache: Reader) -> list[ObjectKey]:

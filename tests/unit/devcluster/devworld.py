@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 from kaito_api.core import Service
 from kaito_api.meta import Resource
 from kaito_ctrl.devcluster.cluster import DevCluster
+from kaito_ctrl.devcluster.containerrunner import Timings
 from kaito_ctrl.devcluster.images import ImageTable
 from kaito_ctrl.devcluster.kinds import Deployment, Pod
-from kaito_ctrl.devcluster.containerrunner import Timings
 from kaito_ctrl.runtime import Client, ObjectKey
+from kaito_ctrl.runtime.clock import Clock
 
 R = TypeVar("R", bound=Resource)
 
@@ -114,11 +115,22 @@ def _exact(kind: type[R], body: dict[str, Any]) -> R:
 
 @asynccontextmanager
 async def world(
-    *, nodes: tuple[str, ...] = ("n1",), root: Path | None = None, images: ImageTable | None = None, tcp: bool = False
+    *,
+    nodes: tuple[str, ...] = ("n1",),
+    root: Path | None = None,
+    images: ImageTable | None = None,
+    tcp: bool = False,
+    clock: Clock | None = None,
 ) -> AsyncIterator[World]:
     """A fresh cluster with these nodes."""
     async with DevCluster.start(
-        root=root, images=images, tcp=tcp, timings=QUICK, env={"PATH": os.environ["PATH"]}, job_backoff=0.05
+        root=root,
+        clock=clock,
+        images=images,
+        tcp=tcp,
+        timings=QUICK,
+        env={"PATH": os.environ["PATH"]},
+        job_backoff=0.05,
     ) as dev:
         for name in nodes:
             await dev.kubelet.register(name)

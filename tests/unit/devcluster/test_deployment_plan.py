@@ -15,9 +15,9 @@ from kaito_ctrl.devcluster.deployment import (
     REVISION,
     DeploymentPlan,
     plan_deployment,
-    resolve_bounds,
     template_hash,
 )
+from kaito_ctrl.devcluster.deploymentstatus import resolve_bounds
 from kaito_ctrl.devcluster.kinds import Deployment, ReplicaSet
 
 
