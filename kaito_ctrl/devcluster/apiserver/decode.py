@@ -202,18 +202,16 @@ def _decode_object(schema: Schema, value: Mapping[str, Any], path: str, owner: s
         if child is None:
             continue
         decoded = _decode(node, child, here, owner, unknown)
-        if not decoded and key not in schema.required and (key in schema.omit_zero or _omitted_when_empty(node)):
-            if not isinstance(decoded, dict) or _omitted_when_empty(node):
-                continue
+        if not decoded and key not in schema.required and _omitted(schema, key, node, decoded):
+            continue
         result[key] = decoded
     return result
 
 
-def _omitted_when_empty(schema: Schema) -> bool:
-    """Lists and plain maps; an empty struct (``emptyDir: {}``) means something."""
-    return schema.type == "array" or (
-        schema.type == "object" and not schema.properties and schema.additional is not None
-    )
+def _omitted(owner: Schema, key: str, schema: Schema, value: Any) -> bool:
+    """Whether Go leaves out this empty *value*; an empty struct (``emptyDir: {}``) means something."""
+    plain_map = schema.type == "object" and not schema.properties and schema.additional is not None
+    return schema.type == "array" or plain_map or (key in owner.omit_zero and not isinstance(value, dict))
 
 
 def copy_json(value: Any) -> Any:

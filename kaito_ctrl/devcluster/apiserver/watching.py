@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from kaito_ctrl.devcluster.apiserver.backend import Backend, view
-from kaito_ctrl.devcluster.apiserver.errors import FieldError, StatusError, expired, invalid
+from kaito_ctrl.devcluster.apiserver.errors import FieldError, StatusError, expired, invalid, too_large_resource_version
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
 from kaito_ctrl.devcluster.apiserver.listing import Filter
 from kaito_ctrl.devcluster.apiserver.requests import Call, parse_rv
@@ -148,19 +148,30 @@ def watch(
 ) -> AsyncIterator[bytes]:
     """The stream. It ends after its timeout, when the kind is no longer served, and when the server closes.
 
-    It begins at the version of this call, however late its first line is read.
+    It begins with the state and the version of this call, however late its first line is read.
     """
-    cursor = backend.store.rv if options.rv is None else options.rv
-    return _stream(backend, call, resource, chosen, options, cursor)
+    bucket = backend.bucket(resource)
+    if not options.initial:
+        cursor = backend.store.rv if options.rv is None else options.rv
+        return _stream(backend, call, resource, chosen, options, cursor, [])
+    if options.rv is not None and options.rv > backend.store.rv:
+        raise too_large_resource_version(options.rv, backend.store.rv)
+    keys = bucket.keys(chosen.namespace if resource.namespaced else "")
+    present = [stored for stored in map(bucket.items.__getitem__, keys) if chosen.matches(stored)]
+    return _stream(backend, call, resource, chosen, options, backend.store.rv, present)
 
 
 async def _stream(
-    backend: Backend, call: Call, resource: Resource, chosen: Filter, options: WatchOptions, cursor: int
+    backend: Backend,
+    call: Call,
+    resource: Resource,
+    chosen: Filter,
+    options: WatchOptions,
+    cursor: int,
+    present: list[Stored],
 ) -> AsyncIterator[bytes]:
     bucket = backend.bucket(resource)
     line = _object_lines(resource) if call.accept.form == "object" else _shaped_lines(backend, call, resource)
-    if options.initial:
-        cursor = backend.store.rv
     if not options.initial and cursor < bucket.floor:
         yield _error(expired(f"too old resource version: {cursor} ({bucket.floor})"))
         return
@@ -169,11 +180,10 @@ async def _stream(
     loop = asyncio.get_running_loop()
     try:
         if options.initial:
-            keys = list(bucket.keys(chosen.namespace if resource.namespaced else ""))
-            present = [stored for stored in map(bucket.items.__getitem__, keys) if chosen.matches(stored)]
             chunk = b"".join([line("ADDED", stored) for stored in present])
             if options.initial_end and options.bookmarks:
                 chunk += _bookmark(call, resource, cursor, _INITIAL_END)
+            present.clear()
             if chunk:
                 yield chunk
         end = loop.time() + options.seconds
