@@ -11,12 +11,13 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Self
 
 from kaito_api.crd import all_crds
 from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
-from kaito_ctrl.devcluster import DevCluster
+from kaito_ctrl.devcluster.cluster import DevCluster
 from kaito_ctrl.devcluster.images import ImageTable, LocalImage
 from kaito_ctrl.devcluster.kubelet import ProcessKubelet
 from kaito_ctrl.runtime import Client, Cluster, Manager
@@ -34,10 +35,8 @@ _CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 def local_images() -> ImageTable:
     """What the process kubelet runs for the images that KAITO's pods name."""
-    from importlib.resources import files
-
-    server = files("kaito_presets.inference")
-    image = LocalImage(env={"KAITO_RANDOM_WEIGHTS": "tiny"}, paths={"/workspace/tfs": Path(str(server))})
+    server = Path(str(files("kaito_presets.inference").joinpath("image")))
+    image = LocalImage(env={"KAITO_RANDOM_WEIGHTS": "tiny"}, paths={"/workspace/tfs": server})
     return ImageTable({"*/kaito-*": image, "curlimages/curl": LocalImage(entrypoint=("curl",))})
 
 

@@ -151,6 +151,17 @@ class Manager:
         finally:
             self._up.clear()
 
+    async def _started(self, lifetimes: Sequence[Lifetime]) -> bool:
+        """Whether all of *lifetimes* came up before a stop was asked for."""
+        async with asyncio.TaskGroup() as group:
+            stopping = group.create_task(self._stop.wait())
+            starting = [group.create_task(lifetime.wait_started()) for lifetime in lifetimes]
+            for task in starting:
+                await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            for task in (stopping, *starting):
+                task.cancel()
+        return not self._stop.is_set()
+
     async def _phase(self, phases: Sequence[Sequence[Runnable]]) -> None:
         if not phases:
             self._up.set()
@@ -166,14 +177,7 @@ class Manager:
                 name = type(runnable).__name__
                 tasks.append(group.create_task(_supervised(runnable, lifetime, self._stop), name=name))
                 lifetimes.append(lifetime)
-            starting = asyncio.gather(*(lifetime.wait_started() for lifetime in lifetimes))
-            stopping = asyncio.ensure_future(self._stop.wait())
-            try:
-                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                starting.cancel()
-                stopping.cancel()
-            if not self._stop.is_set():
+            if await self._started(lifetimes):
                 await self._phase(phases[1:])
             for lifetime in lifetimes:
                 lifetime.stop()

@@ -11,7 +11,7 @@ from kaito_api.meta import find_condition, is_true
 from kaito_api.quantity import parse_quantity
 from kaito_ctrl.reconcilers.machine.drain import draining
 from kaito_ctrl.reconcilers.machine.plan import Observed, plan_machine
-from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, key_of, watches
+from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, RetryAfter, key_of, watches
 from kaito_ctrl.runtime.errors import NotFound
 from kaito_provisioner import CloudError, CloudProvider, Instance, LaunchRequest
 from kaito_provisioner import NotFound as InstanceNotFound
@@ -69,13 +69,24 @@ class MachineController(Controller[Machine]):
             # From here on the node speaks for the machine; the cloud is asked no more.
             return Observed(_known(machine), None, nodes), None
         try:
-            instance = await self._cloud.create(_request(machine))
+            instance = await self._instance(machine, ctx)
         except CloudError as error:
             wait = _patience(machine, error, ctx.now())
             ctx.log.warning("the cloud refused", reason=error.reason, error=error.message, retry_in=wait)
             return Observed(error=error), wait
         nodes = ctx.cache.list(Node, index=("providerID", instance.provider_id)) if instance.provider_id else ()
         return Observed(instance, instance.error, nodes), None if nodes else _POLL
+
+    async def _instance(self, machine: Machine, ctx: Context) -> Instance:
+        """The instance of *machine*, made if there is none. Raises ``CloudError``, and ``NotFound`` of the client."""
+        try:
+            return await self._cloud.find(machine.uid)
+        except InstanceNotFound:
+            # The cache may still show a machine that is gone; an instance made for it would be nobody's.
+            live = await ctx.client.get(Machine, machine.name)
+            if live.uid != machine.uid or live.deleting:
+                raise RetryAfter(_POLL, f"{machine} is going") from None
+            return await self._cloud.create(_request(machine))
 
     async def _write_status(self, machine: Machine, status: MachineStatus, ctx: Context) -> None:
         wire = {
