@@ -1,20 +1,21 @@
 """Node lifecycle: what follows when a kubelet falls silent, and when a node is gone.
 
 A kubelet renews a Lease in ``kube-node-lease``. Is it not renewed for 40 s, the node's Ready condition becomes Unknown
-and the node gets the ``unreachable`` taints; a node that reports NotReady gets the ``not-ready`` ones. Pods that do
-not tolerate a NoExecute taint are evicted at once, those of the two taints above after 300 s unless they say otherwise.
-Pods of a node that does not exist any more are removed.
+and the node gets the ``unreachable`` taints; a node that reports NotReady gets the ``not-ready`` ones. In both cases
+its pods no longer count as ready. Pods that do not tolerate a NoExecute taint are evicted at once, those of the two
+taints above after 300 s unless they say otherwise. Pods of a node that does not exist any more are removed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from kaito_api.core import Taint
 from kaito_ctrl.devcluster.kinds import Lease, Node, NodeCondition, Pod
-from kaito_ctrl.devcluster.pods import is_finished, on_node
+from kaito_ctrl.devcluster.pods import is_finished, is_ready, on_node
 from kaito_ctrl.devcluster.replicaset import delete_pods
 from kaito_ctrl.devcluster.writes import patch_status
 from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, key_of, watches
@@ -36,6 +37,8 @@ class NodePlan:
     """The Ready condition to write, because nothing is heard from the kubelet."""
     taints: tuple[Taint, ...] | None
     """The taints to write, if they have to change."""
+    unready: tuple[Pod, ...]
+    """Pods that count as ready, though nobody can vouch for that any more."""
     evict: tuple[Pod, ...]
     after: float | None
 
@@ -67,7 +70,8 @@ def plan_node(node: Node, lease: Lease | None, pods: Collection[Pod], now: datet
             evict.append(pod)
         elif left is not None:
             after = min(after, left) if after is not None else left
-    return NodePlan(silent, taints if taints != node.spec.taints else None, tuple(evict), after)
+    unready = tuple(pod for pod in pods if is_ready(pod) and not is_finished(pod)) if status != "True" else ()
+    return NodePlan(silent, taints if taints != node.spec.taints else None, unready, tuple(evict), after)
 
 
 def _heard(node: Node, lease: Lease | None, ready: NodeCondition | None) -> datetime | None:
@@ -157,8 +161,22 @@ class NodeLifecycle(Controller[Node]):
             lock = {"uid": obj.uid, "resourceVersion": obj.metadata.resource_version}
             taints = [taint.to_wire() for taint in plan.taints]
             await ctx.client.patch(Node, key_of(obj), {"metadata": lock, "spec": {"taints": taints}})
+        for pod in plan.unready:
+            await self._distrust(pod, ctx)
         await delete_pods(ctx.client, plan.evict)
         return Result(after=plan.after)
+
+    async def _distrust(self, pod: Pod, ctx: Context) -> None:
+        """Its Ready condition becomes False, so that its services and its owner no longer count on it."""
+        moment = ctx.now().replace(microsecond=0)
+        conditions = tuple(
+            each.evolve(status="False", reason="NodeNotReady", last_transition_time=moment)
+            if each.type == "Ready"
+            else each
+            for each in pod.status.conditions
+        )
+        with suppress(Conflict, NotFound):
+            await patch_status(ctx.client, pod, pod.status.evolve(conditions=conditions))
 
     async def gone(self, key: ObjectKey, ctx: Context) -> None:
         orphans = ctx.cache.list(Pod, index=("node", key.name))

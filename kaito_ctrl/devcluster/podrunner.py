@@ -19,6 +19,7 @@ from kaito_ctrl.devcluster.environment import ConfigError, Sources
 from kaito_ctrl.devcluster.events import EventType, record
 from kaito_ctrl.devcluster.kinds import Pod, Secret
 from kaito_ctrl.devcluster.logs import ContainerLog
+from kaito_ctrl.devcluster.pods import is_ready
 from kaito_ctrl.devcluster.podstatus import pod_status
 from kaito_ctrl.devcluster.volumes import prepare_volumes
 from kaito_ctrl.devcluster.writes import merge_patch
@@ -69,6 +70,7 @@ class PodRunner:
         self._mains = [ContainerRunner(each, self, reason=first) for each in pod.spec.containers]
         self._began = host.clock.now()
         self._written: Mapping[str, object] = {}
+        self._said_ready = False
         self._unwritten = False
         self._writing = asyncio.Lock()
         self._dirty = asyncio.Event()
@@ -82,10 +84,15 @@ class PodRunner:
     # -- told by the kubelet -------------------------------------------------------------------------------------
 
     def update(self, pod: Pod) -> None:
-        """A new version of the object: only its deletion matters, as the rest of a pod does not change."""
+        """A new version of the object: its deletion matters, and what others say of its readiness; the rest of a pod
+        does not change."""
         self.pod = pod
         if pod.deleting:
             self.stop()
+        elif is_ready(pod) != self._said_ready:
+            # Somebody concluded something from our silence, or this is our own write: in doubt, say it again.
+            self._written = {key: value for key, value in self._written.items() if key != "conditions"}
+            self.changed()
 
     def stop(self, grace: float | None = None) -> None:
         """End it: SIGTERM, and SIGKILL after *grace* seconds, by default those that its deletion asks for. A second
@@ -191,8 +198,10 @@ class PodRunner:
         while not leading.done() and not self.killed.is_set() and (left := self._deadline - clock()) > 0:
             self._hurry.clear()
             hurry = asyncio.ensure_future(self._hurry.wait())
-            await asyncio.wait((leading, hurry), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            hurry.cancel()
+            try:
+                await asyncio.wait((leading, hurry), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                hurry.cancel()
         for each in self._containers():
             each.signal(signal.SIGKILL)
         _, stuck = await asyncio.wait((leading,), timeout=10.0)
@@ -239,6 +248,9 @@ class PodRunner:
             patch = merge_patch(self._written, status)
             if not patch:
                 return
+            self._said_ready = any(
+                each["type"] == "Ready" and each["status"] == "True" for each in status["conditions"]
+            )
             try:
                 body = {"metadata": {"uid": self.pod.uid}, "status": patch}
                 await self.host.client.patch(Pod, key_of(self.pod), body, subresource="status")

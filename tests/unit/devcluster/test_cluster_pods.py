@@ -298,12 +298,13 @@ async def test_no_container_survives_a_killed_host_process(tmp_path: Path) -> No
         stdout=asyncio.subprocess.PIPE,
     )
     assert host.stdout is not None
-    async with asyncio.timeout(20):
-        while not (words := (await host.stdout.readline()).split())[0].isdigit():
-            pass  # a log line
-    numbers = [int(word) for word in words]
-    assert numbers
-    assert all(Path(f"/proc/{pid}").exists() for pid in numbers)
-    os.kill(host.pid, signal.SIGKILL)
-    await host.wait()
+    try:
+        async with asyncio.timeout(20):
+            while not (words := (await host.stdout.readline()).split())[0].isdigit():
+                pass  # a log line
+        numbers = [int(word) for word in words]
+        assert all(Path(f"/proc/{pid}").exists() for pid in numbers)
+    finally:
+        os.kill(host.pid, signal.SIGKILL)
+        await host.wait()
     await ended(*numbers)

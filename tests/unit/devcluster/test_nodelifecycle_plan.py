@@ -17,7 +17,7 @@ def lease(age: float) -> Lease:
 
 def test_a_renewed_lease_keeps_the_node_and_says_when_to_look_again() -> None:
     plan = plan_node(node(), lease(0), [], NOW)
-    assert (plan.silent, plan.taints, plan.evict, plan.after) == (None, None, (), 40)
+    assert (plan.silent, plan.taints, plan.unready, plan.evict, plan.after) == (None, None, (), (), 40)
 
 
 def test_silence_for_forty_seconds_makes_the_node_unreachable() -> None:
@@ -30,6 +30,7 @@ def test_silence_for_forty_seconds_makes_the_node_unreachable() -> None:
         (UNREACHABLE, "NoSchedule"),
         (UNREACHABLE, "NoExecute"),
     ]
+    assert [each.name for each in plan.unready] == ["p"]
     assert not plan.evict, "pods stay for their toleration's seconds"
     assert plan.after == 300
 
