@@ -195,10 +195,14 @@ class ContainerRunner:
         # `python3` is the interpreter that we run on, with everything that is installed beside us.
         base["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), base.get("PATH", os.defpath)))
         launch = setting.host.images.resolve(container, base["PATH"])
-        mounts = mounts_of(container, setting.volumes)
+        mounts = Mounts({**launch.paths, **mounts_of(container, setting.volumes).folders})
         declared = await container_env(setting.pod, container, setting.sources, pod_ip=setting.ip, host_ip=HOST_IP)
+        scratch = setting.folder / "tmp"
+        scratch.mkdir(parents=True, exist_ok=True)
         env = {
             **base,
+            # What a program leaves in its /tmp goes with its pod, as it would with a container.
+            "TMPDIR": str(scratch),
             "HOSTNAME": setting.pod.spec.hostname or setting.pod.name,
             "KAITO_HOST": setting.ip,
             **launch.env,
