@@ -45,11 +45,13 @@ async def record(
     reason: str,
     message: str,
     *,
-    type: EventType = "Normal",  # noqa: A002
+    type: EventType = "Normal",  # noqa: A002 - the field's own name
+    component: str = "",
 ) -> None:
-    """Write, or count, an event about an object; its source is the client's field manager."""
+    """Write, or count, an event about an object; *component* says who saw it (default: the client's field manager)."""
+    component = component or client.field_manager
     now = clock.now().replace(microsecond=0)
-    digest = safe_hash([about.uid, client.field_manager, type, reason, message], 12)
+    digest = safe_hash([about.uid, component, type, reason, message], 12)
     event = Event(
         metadata=ObjectMeta(name=f"{about.name}.{digest}", namespace=about.namespace or "default"),
         involved_object={
@@ -62,8 +64,8 @@ async def record(
         reason=reason,
         message=message,
         type=type,
-        source={"component": client.field_manager},
-        reporting_component=client.field_manager,
+        source={"component": component},
+        reporting_component=component,
         first_timestamp=now,
         last_timestamp=now,
         count=1,

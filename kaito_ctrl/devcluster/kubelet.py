@@ -302,7 +302,10 @@ class ProcessKubelet:
         """The lines for ``kubectl logs``. Raises :class:`ApiError` in the kubelet's words."""
         runner = next((each for each in self._runners.values() if key_of(each.pod) == key), None)
         if runner is None:
-            raise ApiError.of(400, "BadRequest", f'pod "{key.name}" does not run on any node of this cluster')
+            pod = self._cluster.cache.store(Pod).get(key)
+            if pod is None or not pod.spec.node_name:
+                raise ApiError.of(400, "BadRequest", f"pod {key.name} does not have a host assigned")
+            raise ApiError.of(400, "BadRequest", f"node {pod.spec.node_name} of pod {key.name} is not there any more")
         return runner.log(container, previous=options.previous).read(options)
 
 

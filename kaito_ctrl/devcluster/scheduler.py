@@ -28,6 +28,9 @@ from kaito_ctrl.runtime.store import Change
 
 __all__ = ["Bound", "Scheduler", "Unschedulable", "pod_requests", "schedule"]
 
+NAME = "default-scheduler"
+"""The ``schedulerName`` of the pods that it cares for."""
+
 Amounts = Mapping[str, Decimal]
 
 
@@ -214,7 +217,7 @@ class Scheduler(Controller[Pod]):
     sources = (watches(Node, _waiting, when=_node_changed), watches(Pod, _waiting, when=_room_freed))
 
     async def reconcile(self, obj: Pod, ctx: Context) -> Result:
-        if obj.spec.node_name or is_finished(obj) or obj.spec.scheduler_name != "default-scheduler":
+        if obj.spec.node_name or is_finished(obj) or obj.spec.scheduler_name != NAME:
             return Result.done()
         nodes = [node for node in ctx.cache.list(Node) if not node.deleting]
         pods_on = {node.name: ctx.cache.list(Pod, index=("node", node.name)) for node in nodes}
@@ -238,7 +241,7 @@ class Scheduler(Controller[Pod]):
             ctx.log.debug("not bound", error=str(error))  # it was bound, deleted or replaced meanwhile
         else:
             message = f"Successfully assigned {pod.namespace}/{pod.name} to {node}"
-            await record(ctx.client, ctx.clock, pod, "Scheduled", message)
+            await record(ctx.client, ctx.clock, pod, "Scheduled", message, component=NAME)
         # The answer to a binding is a Status, not the pod: have the cache look before the next decision rests on it.
         if ctx.client.observer is not None:
             ctx.client.observer.uncertain(Pod, ctx.key)
@@ -261,4 +264,4 @@ class Scheduler(Controller[Pod]):
         except NotFound:
             return
         if news:
-            await record(ctx.client, ctx.clock, pod, "FailedScheduling", message, type="Warning")
+            await record(ctx.client, ctx.clock, pod, "FailedScheduling", message, type="Warning", component=NAME)

@@ -144,20 +144,32 @@ class Supervisor:
             os._exit(127)
 
     def _reap(self) -> None:
-        while True:
-            pid = _peek()
-            if pid is None:
-                break
-            if pid in self.ids:
-                # Before the wait: until then the number cannot belong to anybody else.
-                _kill_group(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            if pid in self.ids:
-                number = self.ids.pop(pid)
+        while (ended := self._next_ended()) is not None:
+            pid, status = ended
+            number = self.ids.pop(pid, None)
+            if number is not None:
                 del self.pids[number]
                 code = os.waitstatus_to_exitcode(status)
                 self._send(event="exited", id=number, code=max(code, 0), signal=max(-code, 0))
             self._kill_strays()
+
+    def _next_ended(self) -> tuple[int, int] | None:
+        """A child that has ended, and its wait status; the rest of its group has been killed."""
+        try:
+            if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid in self.ids:
+                    _kill_group(pid, signal.SIGKILL)
+                return (pid, status) if pid else None
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        if ended is None:
+            return None
+        if ended.si_pid in self.ids:
+            # Before the wait: until then the number cannot belong to anybody else.
+            _kill_group(ended.si_pid, signal.SIGKILL)
+        return os.waitpid(ended.si_pid, 0)
 
     def _kill_strays(self) -> None:
         """Whoever left its container by a session of its own ends with it."""
@@ -175,17 +187,6 @@ class Supervisor:
                 os.waitpid(-1, 0)
             except ChildProcessError:
                 return
-
-
-def _peek() -> int | None:
-    """A child that has ended, left as it is."""
-    try:
-        if sys.platform == "darwin":
-            return None if (pid := os.waitpid(-1, os.WNOHANG)[0]) == 0 else pid
-        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
-    return ended.si_pid if ended is not None else None
 
 
 def _children() -> list[int]:

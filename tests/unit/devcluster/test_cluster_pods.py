@@ -219,7 +219,7 @@ async def test_a_command_that_does_not_exist_is_a_start_error() -> None:
 async def test_logs_by_tail_time_and_for_a_container_that_has_not_started() -> None:
     async with world(nodes=()) as it:
         await it.pod("p", "for n in 1 2 3 4; do echo line $n; done; echo oops >&2; sleep 60")
-        with pytest.raises(BadRequest):
+        with pytest.raises(BadRequest, match="does not have a host assigned"):
             await it.logs("p")
         await it.dev.kubelet.register("n1")
         await it.until(Pod, "p", running)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from devobjects import NOW, ago, pod, replica_set
+from hypothesis import given
+from hypothesis import strategies as st
 
+from kaito_ctrl.devcluster.pods import is_active
 from kaito_ctrl.devcluster.replicaset import plan_replica_set, pod_name
 
 
@@ -67,3 +70,23 @@ def test_a_pod_is_available_only_after_having_been_ready_for_long_enough() -> No
 def test_a_long_name_is_cut_so_that_pods_still_have_valid_ones() -> None:
     owner = replica_set("w" * 80)
     assert len(pod_name(owner, 0)) == 63
+
+
+@given(
+    wanted=st.integers(0, 8),
+    states=st.lists(
+        st.tuples(st.sampled_from(["Pending", "Running", "Succeeded", "Failed"]), st.booleans()), max_size=8
+    ),
+)
+def test_one_plan_is_enough_and_never_takes_a_name_twice(wanted: int, states: list[tuple[str, bool]]) -> None:
+    owner = replica_set(replicas=wanted)
+    pods = [
+        pod(pod_name(owner, slot), owner, phase=phase, deleting=deleting)
+        for slot, (phase, deleting) in enumerate(states)
+    ]
+    plan = plan_replica_set(owner, pods, NOW)
+    after = [each for each in pods if each not in plan.delete] + list(plan.create)
+    assert sum(is_active(each) for each in after) == wanted
+    assert len({each.name for each in after}) == len(after)
+    assert not (plan.create and plan.delete)
+    assert not plan_replica_set(owner, after, NOW).create
