@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from devobjects import NOW, ago, pod, replica_set
+
+PHASES = ("Pending", "Running", "Succeeded", "Failed")
 from hypothesis import given
 from hypothesis import strategies as st
 
