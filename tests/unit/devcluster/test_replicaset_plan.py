@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from devobjects import NOW, ago, pod, replica_set
-
-PHASES = ("Pending", "Running", "Succeeded", "Failed")
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kaito_ctrl.devcluster.pods import is_active
 from kaito_ctrl.devcluster.replicaset import plan_replica_set, pod_name
+
+PHASES = ("Pending", "Running", "Succeeded", "Failed")
 
 
 def test_missing_pods_are_created_under_names_that_a_repetition_would_use_again() -> None:
