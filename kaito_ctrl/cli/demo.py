@@ -116,7 +116,10 @@ async def _walk(
             task.cancel()
         await asyncio.gather(ready, stopping, return_exceptions=True)
 
-    address = _address(kaito, key)
+    address = kaito.dev.proxy.address(key.namespace, key.name, 80)
+    if address is None:
+        console.print("[red]No address could be opened for the Service.[/red]")
+        return 1
     service = await kaito.client.get(Service, key.name, key.namespace)
     url = f"http://{address[0]}{'' if address[1] == 80 else f':{address[1]}'}/chat"
     try:
@@ -190,10 +193,6 @@ async def _look(client: Client, key: ObjectKey, timings: Timings, at: float) -> 
         if seen:
             timings.mark(mark, at)
     return ws, rows
-
-
-def _address(kaito: LocalKaito, key: ObjectKey) -> tuple[str, int]:
-    return kaito.dev.proxy.address(key.namespace, key.name, 80)
 
 
 def _show_answer(

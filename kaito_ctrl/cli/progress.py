@@ -40,7 +40,8 @@ def stage_table(stages: Sequence[Stage], now: datetime, title: str) -> Table:
         else:
             mark, style = Text("·", style="dim"), "dim"
         waits = "" if stage.done or stage is not current else stage.waits_for
-        table.add_row(Text(stage.name, style=style), mark, _ago(now, stage.since), waits)
+        since = _ago(now, stage.since) if stage.done or stage is current else ""
+        table.add_row(Text(stage.name, style=style), mark, since, waits)
     return table
 
 

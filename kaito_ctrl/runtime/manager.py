@@ -154,8 +154,8 @@ class Manager:
     async def _started(self, lifetimes: Sequence[Lifetime]) -> bool:
         """Whether all of *lifetimes* came up before a stop was asked for."""
         async with asyncio.TaskGroup() as group:
-            stopping = group.create_task(self._stop.wait())
-            starting = [group.create_task(lifetime.wait_started()) for lifetime in lifetimes]
+            stopping: asyncio.Task[Any] = group.create_task(self._stop.wait())
+            starting: list[asyncio.Task[Any]] = [group.create_task(each.wait_started()) for each in lifetimes]
             for task in starting:
                 await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
             for task in (stopping, *starting):

@@ -29,10 +29,10 @@ class _HttpServer:
         """Where it listens, once it does; a *port* of 0 is replaced by the one that was free."""
 
     async def run(self, lifetime: Lifetime) -> None:
-        runner = web.AppRunner(self.app, access_log=None, handle_signals=False)
+        runner = web.AppRunner(self.app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port, shutdown_timeout=2.0).start()
+            await web.TCPSite(runner, self._host, self._port).start()
             host, port = runner.addresses[0][:2]
             self.address = (host, port)
             lifetime.started()

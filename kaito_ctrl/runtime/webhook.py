@@ -137,12 +137,10 @@ class AdmissionServer:
         app = web.Application(client_max_size=_BODY_LIMIT)
         for webhook in self._webhooks:
             app.router.add_post(webhook.path, self._route(webhook))
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await runner.setup()
         try:
-            site = web.TCPSite(
-                runner, self._host, self._port, ssl_context=certificate.server_context(), shutdown_timeout=2.0
-            )
+            site = web.TCPSite(runner, self._host, self._port, ssl_context=certificate.server_context())
             await site.start()
             port = runner.addresses[0][1]
             for webhook in self._webhooks:

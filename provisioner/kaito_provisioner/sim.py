@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
+from kaito_api.quantity import format_binary
 from kaito_provisioner.cloud import (
     Instance,
     InsufficientCapacity,
@@ -107,7 +108,7 @@ class SimCloud:
         self._serial += 1
         resources = {"cpu": chosen.cpu, "memory": chosen.memory, "pods": "110", "ephemeral-storage": "128Gi"}
         if request.disk:
-            resources["ephemeral-storage"] = str(request.disk)
+            resources["ephemeral-storage"] = format_binary(request.disk)
         if chosen.gpus:
             resources["nvidia.com/gpu"] = str(chosen.gpus)
         instance = Instance(

@@ -38,7 +38,7 @@ def strays(folder: Path) -> list[str]:
 @pytest.mark.parametrize("more", [(), ("--kill-controllers",)])
 def test_it_exits_after_the_answer_and_leaves_nothing(tmp_path: Path, more: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [*DEMO, *more], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=120
+        [*DEMO, *more], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Result" in done.stdout

@@ -88,6 +88,7 @@ def read_object(call: Call, resource: Resource, value: Any, duplicates: list[str
         raise bad_request(f'{kind} in version "{resource.version}" cannot be handled as a {resource.kind}')
     problems: list[str] = []
     unknown: list[str] = []
+    value, entries = _detach_entries(value)
     try:
         if isinstance(resource.custom, CustomVersion):
             obj = copy_json(value)
@@ -105,9 +106,23 @@ def read_object(call: Call, resource: Resource, value: Any, duplicates: list[str
     _report(call, resource, problems)
     # Type and metadata first: that is the order in which people expect to read an object.
     metadata = obj.pop("metadata")
+    if entries is not None:
+        metadata["managedFields"] = entries
     obj.pop("apiVersion", None)
     obj.pop("kind", None)
     return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, **obj}
+
+
+def _detach_entries(value: Obj) -> tuple[Obj, list[Obj] | None]:
+    """*value* without its managedFields, and those: nobody ever changes them in place, so they need no copy."""
+    metadata = value.get("metadata")
+    entries = metadata.get("managedFields") if isinstance(metadata, dict) else None
+    if not isinstance(entries, list) or not entries:
+        return value, None
+    if not all(isinstance(entry, dict) and isinstance(entry.get("fieldsV1", {}), dict) for entry in entries):
+        raise bad_request("metadata.managedFields: an entry is not an object")
+    kept = {key: child for key, child in metadata.items() if key != "managedFields"}
+    return {**value, "metadata": kept}, entries
 
 
 def refuse_if_terminating(backend: Backend, resource: Resource, namespace: str, name: str) -> None:

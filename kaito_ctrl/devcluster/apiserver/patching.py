@@ -132,7 +132,9 @@ async def _apply(backend: Backend, call: Call, resource: Resource, name: str, su
             only = frozenset(live.keys() | config.keys()) - {"status", "metadata"}
         applied = config if subresource != "status" else {**config, "metadata": {"name": name}}
         merged, _ = ssa.apply(live, applied, resource.schema, writer, now, force=force, skip=only)
+        entries = merged["metadata"].pop("managedFields")
         fresh: Obj = copy_json(merged)
+        fresh["metadata"]["managedFields"] = entries
         fresh["metadata"]["resourceVersion"] = config["metadata"].get("resourceVersion") or ""
         if config["metadata"].get("uid"):
             fresh["metadata"]["uid"] = config["metadata"]["uid"]

@@ -24,9 +24,9 @@ def workspace_webhooks(rules: Rules) -> tuple[AdmissionWebhook, ...]:
             return AdmissionResponse(False, describe(problems), 400, "BadRequest")
         return AdmissionResponse(True)
 
+    # One name for both, KAITO's: it is what users see in a refusal, and what they search for.
+    name = "validation.workspace.kaito.sh"
     return (
-        AdmissionWebhook(
-            "defaulting.workspace.kaito.sh", Workspace, handle, "/default/workspace.kaito.sh", mutating=True
-        ),
-        AdmissionWebhook("validation.workspace.kaito.sh", Workspace, handle, "/validate/workspace.kaito.sh"),
+        AdmissionWebhook(name, Workspace, handle, "/default/workspace.kaito.sh", mutating=True),
+        AdmissionWebhook(name, Workspace, handle, "/validate/workspace.kaito.sh"),
     )

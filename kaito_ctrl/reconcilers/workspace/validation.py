@@ -88,7 +88,7 @@ class Rules:
         if inference is not None and tuning is not None:
             yield Problem("inference", "either inference or tuning must be specified, but not both", "remove one")
         yield from _selector(ws.resource.label_selector)
-        yield from self._instance_type(ws.resource)
+        yield from self._instance_type(ws)
         if inference is not None:
             if inference.preset is None and inference.template is None:
                 yield Problem("inference", "preset or template must be specified")
@@ -100,18 +100,22 @@ class Rules:
         if tuning is not None:
             yield from self._tuning(tuning, ws.resource)
 
-    def _instance_type(self, resource: ResourceSpec) -> Iterator[Problem]:
-        name = resource.instance_type
+    def _instance_type(self, ws: Workspace) -> Iterator[Problem]:
+        name = ws.resource.instance_type
         if self.skus.get(name) is not None:
             return
         # Azure adds sizes faster than any table: an unknown N or D size is let through, and measured on its node.
         if self.skus.cloud == "azure" and name.startswith(("Standard_N", "Standard_D")) and not self._near(name):
             return
-        yield Problem(
-            "resource.instanceType",
-            f"unsupported instance type {name}",
-            _did_you_mean(self.skus.suggest(name)) or f"supported: {', '.join(self.skus.names())}",
-        )
+        fix = _did_you_mean(self.skus.suggest(name)) or f"for example {', '.join(self._examples(ws))}"
+        yield Problem("resource.instanceType", f"unsupported instance type {name}", fix)
+
+    def _examples(self, ws: Workspace) -> list[str]:
+        """A few instance types that would do: those that the preset fits on, the smallest first."""
+        spec = ws.inference.preset if ws.inference is not None else ws.tuning.preset if ws.tuning is not None else None
+        preset = self.catalogue.get(spec.name) if spec is not None else None
+        fitting = fitting_skus(preset, self.skus, ws.resource.count) if preset is not None else tuple(self.skus)
+        return [sku.name for sku in fitting[:5]]
 
     def _near(self, name: str) -> bool:
         """Whether *name* is a known type but for its case, which clouds do not forgive."""
