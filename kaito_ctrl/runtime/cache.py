@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar, cast
+
+import structlog
 
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.client import Client
@@ -66,6 +69,7 @@ class Cache(Reader):
         self._stores: dict[type[Resource], Store[Any]] = {}
         self._scopes: dict[type[Resource], Scope] = {}
         self._running = False
+        self._log = structlog.get_logger("kaito_ctrl")
         self.reflectors: dict[type[Resource], Reflector] = {}
 
     def declare(
@@ -115,7 +119,10 @@ class Cache(Reader):
         self._running = True
         synced = asyncio.Event()
 
-        def on_state(_: State) -> None:
+        def on_state(kind: type[Resource], state: State) -> None:
+            if isinstance(state, Waiting):
+                say = self._log.warning if state.suspended else self._log.info
+                say("cannot list or watch", resource=kind.plural, group=kind.group, reason=state.reason)
             if all(store.synced for store in self._stores.values()):
                 synced.set()
 
@@ -130,7 +137,7 @@ class Cache(Reader):
                     scope=self._scopes[kind],
                     rng=self._rng,
                     streaming=self._streaming,
-                    on_state=on_state,
+                    on_state=partial(on_state, kind),
                 )
                 group.create_task(reflector.run(), name=f"watch/{kind.plural}")
             try:

@@ -165,7 +165,7 @@ class Manager:
     async def _phase(self, phases: Sequence[Sequence[Runnable]]) -> None:
         if not phases:
             self._up.set()
-            self._log.debug("up")
+            self._log.info("controllers are up", controllers=sorted(self._names))
             await self._stop.wait()
             self._up.clear()
             return
