@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ app = typer.Typer(
     help="One Workspace in, a served model out: KAITO in Python.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -24,9 +26,16 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _EXAMPLE = Path("examples/inference/kaito_workspace_phi_3.yaml")
 
 
+def _example() -> Path:
+    """The first quick start's manifest: the checkout's, or the copy that comes with the package."""
+    return _EXAMPLE if _EXAMPLE.exists() else Path(str(files("kaito_ctrl").joinpath(_EXAMPLE)))
+
+
 @app.command()
 def demo(
-    manifest: Annotated[Path, typer.Option("--file", "-f", help="The Workspace to apply.")] = _EXAMPLE,
+    manifest: Annotated[
+        Path | None, typer.Option("--file", "-f", help=f"The Workspace to apply. [default: {_EXAMPLE}]")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="What to ask the model.")] = "What is Kubernetes?",
     boot: Annotated[float, typer.Option(min=0, help="Seconds that a simulated machine takes to boot.")] = 3.0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API server; 0: any free one.")] = 0,
@@ -56,7 +65,7 @@ def demo(
     else:
         configure_logging("error", "text", sys.stderr)
     stay = not exit_ and console.is_terminal
-    options = DemoOptions(manifest, prompt, stay, boot, port, kill_controllers)
+    options = DemoOptions(manifest or _example(), prompt, stay, boot, port, kill_controllers)
     try:
         status = asyncio.run(run_demo(options, console))
     except ManifestError as error:

@@ -130,9 +130,12 @@ async def _walk(
     timings.mark("answered", loop.time())
     _show_answer(console, options, url, service, address, answer.text, answer.random)
     _show_timings(console, timings)
-    _show_next(console, kubeconfig, options.manifest, key, address)
     if not options.stay:
+        console.print(
+            "\nRun it in a terminal, without DEMO_EXIT or --exit, for a cluster that stays up to try things on."
+        )
         return 0
+    _show_next(console, kubeconfig, options.manifest, key, address)
     console.print("\nThe cluster stays up until Ctrl-C.")
     await stop.wait()
     console.print("\nStopping: the pods, the controllers, the cluster.")
