@@ -74,8 +74,13 @@ def _report(call: Call, resource: Resource, problems: list[str]) -> None:
             call.warnings.extend(problems)
 
 
-def read_object(call: Call, resource: Resource, value: Any, duplicates: list[str] | None = None) -> Obj:
-    """*value* as a fresh object of *resource*'s kind: pruned to its schema, its type and version checked."""
+def read_object(
+    call: Call, resource: Resource, value: Any, duplicates: list[str] | None = None, *, complete: bool = True
+) -> Obj:
+    """*value* as a fresh object of *resource*'s kind: pruned to its schema, its type and version checked.
+
+    *complete* is false for an apply configuration, which may leave out what the kind requires.
+    """
     if not isinstance(value, dict):
         raise bad_request(f"couldn't get version/kind; json: cannot unmarshal into Go value of kind {resource.kind}")
     api_version, kind = value.get("apiVersion") or resource.api_version, value.get("kind") or resource.kind
@@ -97,7 +102,7 @@ def read_object(call: Call, resource: Resource, value: Any, duplicates: list[str
             unknown = [f"metadata.{path}" for path in unknown]
             unknown += resource.custom.prune(obj)
         else:
-            obj = decode_typed(resource.schema, value, unknown)
+            obj = decode_typed(resource.schema, value, unknown, complete=complete)
             obj.setdefault("metadata", {})
     except DecodeError as error:
         raise not_handled(resource.kind, resource.version, str(error)) from error
@@ -116,7 +121,9 @@ def read_object(call: Call, resource: Resource, value: Any, duplicates: list[str
 def _detach_entries(value: Obj) -> tuple[Obj, list[Obj] | None]:
     """*value* without its managedFields, and those: nobody ever changes them in place, so they need no copy."""
     metadata = value.get("metadata")
-    entries = metadata.get("managedFields") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict):
+        return value, None
+    entries = metadata.get("managedFields")
     if not isinstance(entries, list) or not entries:
         return value, None
     if not all(isinstance(entry, dict) and isinstance(entry.get("fieldsV1", {}), dict) for entry in entries):

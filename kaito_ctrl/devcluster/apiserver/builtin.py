@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kaito_ctrl.devcluster.apiserver import builtin_core as core
+from kaito_ctrl.devcluster.apiserver import builtin_events as events
 from kaito_ctrl.devcluster.apiserver import builtin_workloads as workloads
 from kaito_ctrl.devcluster.apiserver.builtin_pods import PodStrategy, pod_fields
+from kaito_ctrl.devcluster.apiserver.builtin_services import ServiceStrategy
 from kaito_ctrl.devcluster.apiserver.crd import CrdStrategy
 from kaito_ctrl.devcluster.apiserver.kinds import ALL_VERBS, Registry, Resource, Scale, Strategy, metadata_fields
 from kaito_ctrl.devcluster.apiserver.printers import PRINTERS
@@ -78,7 +80,7 @@ def _core(add: Callable[..., None]) -> None:
         "status.podIP status.nominatedNodeName"
     )
     about = ["kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"]
-    events = "reason type source reportingComponent "
+    common = "reason type source reportingComponent "
     add(
         "", "Namespace", "namespaces", core.NamespaceStrategy(), short="ns", namespaced=False, status=True,
         subresources=("finalize",), fields=core.namespace_fields, selectable="status.phase",
@@ -89,21 +91,21 @@ def _core(add: Callable[..., None]) -> None:
     )  # fmt: skip
     add(
         "", "Pod", "pods", PodStrategy(), short="po", status=True, categories=_ALL,
-        subresources=("log", "binding", "eviction", "ephemeralcontainers"), fields=pod_fields, selectable=pods,
+        subresources=("log", "binding", "eviction"), fields=pod_fields, selectable=pods,
     )  # fmt: skip
-    add("", "Service", "services", core.ServiceStrategy(), short="svc", status=True, categories=_ALL)
+    add("", "Service", "services", ServiceStrategy(), short="svc", status=True, categories=_ALL)
     add("", "Endpoints", "endpoints", core.EndpointsStrategy(), short="ep")
     add("", "ConfigMap", "configmaps", core.ConfigMapStrategy(), short="cm")
     add("", "Secret", "secrets", core.SecretStrategy(), fields=core.secret_fields, selectable="type")
     add("", "ServiceAccount", "serviceaccounts", short="sa", subresources=("token",))
     add(
-        "", "Event", "events", core.EventStrategy(), short="ev", fields=core.event_fields,
-        selectable=events + " ".join(f"involvedObject.{key}" for key in about),
+        "", "Event", "events", events.EventStrategy(), short="ev", fields=events.event_fields,
+        selectable=common + " ".join(f"involvedObject.{key}" for key in about),
     )  # fmt: skip
     add(
-        "events.k8s.io", "Event", "events", core.EventStrategy(), short="ev", fields=core.event_fields,
-        selectable=events + " ".join(f"regarding.{key}" for key in about),
-        storage=("", "events"), to_storage=core.events_v1_to_core, from_storage=core.events_v1_from_core,
+        "events.k8s.io", "Event", "events", events.EventStrategy(), short="ev", fields=events.event_fields,
+        selectable=common + " ".join(f"regarding.{key}" for key in about),
+        storage=("", "events"), to_storage=events.events_v1_to_core, from_storage=events.events_v1_from_core,
     )  # fmt: skip
     add("", "PersistentVolumeClaim", "persistentvolumeclaims", core.PvcStrategy(), short="pvc", status=True)
     add(

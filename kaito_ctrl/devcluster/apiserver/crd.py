@@ -204,7 +204,7 @@ class CrdStrategy(Strategy):
         names, group = obj["spec"].get("names") or {}, obj["spec"].get("group")
         for stored in env.store.bucket("apiextensions.k8s.io", "customresourcedefinitions").items.values():
             other = stored.obj
-            if other["metadata"]["name"] == obj["metadata"]["name"] or other["spec"]["group"] != group:
+            if other["metadata"]["name"] == obj["metadata"].get("name") or other["spec"]["group"] != group:
                 continue
             taken = (other.get("status") or {}).get("acceptedNames") or {}
             if names.get("kind") in {taken.get("kind"), taken.get("listKind")}:
@@ -216,7 +216,7 @@ class CrdStrategy(Strategy):
         return ""
 
     def validate(self, obj: Obj) -> Iterator[FieldError]:
-        spec, name = obj["spec"], obj["metadata"]["name"]
+        spec, name = obj["spec"], obj["metadata"].get("name") or ""
         names, group = spec["names"], spec.get("group") or ""
         plural = names.get("plural") or ""
         if name != f"{plural}.{group}":

@@ -10,7 +10,7 @@ from kaito_ctrl.devcluster.apiserver.backend import (
     read_object,
     refuse_if_terminating,
 )
-from kaito_ctrl.devcluster.apiserver.builtin_core import ServiceStrategy
+from kaito_ctrl.devcluster.apiserver.builtin_services import ServiceStrategy
 from kaito_ctrl.devcluster.apiserver.decode import parse_body
 from kaito_ctrl.devcluster.apiserver.errors import StatusError, already_exists, invalid
 from kaito_ctrl.devcluster.apiserver.kinds import Resource

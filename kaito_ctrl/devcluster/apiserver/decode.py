@@ -135,25 +135,29 @@ def _wrong(schema: Schema, value: Any, owner: str, path: str) -> DecodeError:
     return DecodeError(f"json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {_go_type(schema)}")
 
 
-def decode_typed(schema: Schema, value: Any, unknown: list[str]) -> Obj:
-    """A fresh object with only what *schema* knows; paths of dropped fields go to *unknown*. Raises ``DecodeError``."""
-    result = _decode(schema, value, "", schema.name.rpartition(".")[2], unknown)
+def decode_typed(schema: Schema, value: Any, unknown: list[str], *, complete: bool = True) -> Obj:
+    """A fresh object with only what *schema* knows; paths of dropped fields go to *unknown*. Raises ``DecodeError``.
+
+    A required string or number that is missing is its zero value afterwards, as it is in Go, unless the object is only
+    a part of one (*complete* is false): then it says nothing.
+    """
+    result = _decode(schema, value, "", schema.name.rpartition(".")[2], unknown, complete)
     assert isinstance(result, dict)
     return result
 
 
-def _decode(schema: Schema, value: Any, path: str, owner: str, unknown: list[str]) -> Any:
+def _decode(schema: Schema, value: Any, path: str, owner: str, unknown: list[str], complete: bool) -> Any:
     kind = schema.type
     if kind == "object":
         if not isinstance(value, dict):
             raise _wrong(schema, value, owner, path)
-        return _decode_object(schema, value, path, owner, unknown)
+        return _decode_object(schema, value, path, owner, unknown, complete)
     if kind == "array":
         if not isinstance(value, list):
             raise _wrong(schema, value, owner, path)
         element = schema.element()
         return [
-            _decode(element, item, f"{path}[{index}]", owner, unknown)
+            _decode(element, item, f"{path}[{index}]", owner, unknown, complete)
             for index, item in enumerate(value)
             if item is not None or not element.type
         ]
@@ -180,7 +184,9 @@ def _decode(schema: Schema, value: Any, path: str, owner: str, unknown: list[str
     return copy_json(value)
 
 
-def _decode_object(schema: Schema, value: Mapping[str, Any], path: str, owner: str, unknown: list[str]) -> Obj:
+def _decode_object(
+    schema: Schema, value: Mapping[str, Any], path: str, owner: str, unknown: list[str], complete: bool
+) -> Obj:
     result: Obj = {}
     if not schema.properties:
         if schema.additional is None:
@@ -190,7 +196,7 @@ def _decode_object(schema: Schema, value: Mapping[str, Any], path: str, owner: s
             if child is None and extra.type == "string":
                 result[key] = ""
             elif child is not None:
-                result[key] = _decode(extra, child, f"{path}.{key}" if path else key, owner, unknown)
+                result[key] = _decode(extra, child, f"{path}.{key}" if path else key, owner, unknown, complete)
         return result
     owner = schema.name.rpartition(".")[2] or owner
     for key, child in value.items():
@@ -201,11 +207,21 @@ def _decode_object(schema: Schema, value: Mapping[str, Any], path: str, owner: s
             continue
         if child is None:
             continue
-        decoded = _decode(node, child, here, owner, unknown)
+        decoded = _decode(node, child, here, owner, unknown, complete)
         if not decoded and key not in schema.required and _omitted(schema, key, node, decoded):
             continue
         result[key] = decoded
+    if complete:
+        for key in schema.required:
+            if key not in result:
+                node = schema.properties[key]
+                if node.format in _PLAIN and node.type in _ZEROS:
+                    result[key] = _ZEROS[node.type]
     return result
+
+
+_PLAIN = frozenset({"", "int32", "int64", "double"})
+_ZEROS: Mapping[str, Any] = {"string": "", "integer": 0, "number": 0, "boolean": False}
 
 
 def _omitted(owner: Schema, key: str, schema: Schema, value: Any) -> bool:

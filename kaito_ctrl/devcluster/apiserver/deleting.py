@@ -10,10 +10,11 @@ from typing import Any
 from kaito_api.meta import rfc3339
 from kaito_ctrl.devcluster.apiserver.admission import Review
 from kaito_ctrl.devcluster.apiserver.backend import Backend, view
-from kaito_ctrl.devcluster.apiserver.decode import parse_body
-from kaito_ctrl.devcluster.apiserver.errors import FieldError, bad_request, conflict, forbidden, invalid, not_found
+from kaito_ctrl.devcluster.apiserver.decode import DecodeError, decode_typed, not_handled, parse_body
+from kaito_ctrl.devcluster.apiserver.errors import FieldError, conflict, forbidden, invalid, not_found
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
 from kaito_ctrl.devcluster.apiserver.requests import Call
+from kaito_ctrl.devcluster.apiserver.schema import builtin
 from kaito_ctrl.devcluster.apiserver.store import Obj, Stored
 from kaito_ctrl.devcluster.apiserver.updating import drop
 
@@ -41,9 +42,10 @@ def read_delete_options(call: Call) -> DeleteOptions:
     body: Mapping[str, Any] = {}
     if call.body and call.body.strip() not in {b"", b"null", b"{}"}:
         value = parse_body(call.body, call.content_type)
-        if not isinstance(value, dict):
-            raise bad_request("the body of a delete must be a DeleteOptions object")
-        body = value
+        try:
+            body = decode_typed(builtin("meta.DeleteOptions"), value, [])
+        except DecodeError as why:
+            raise not_handled("DeleteOptions", "v1", str(why)) from why
     preconditions = body.get("preconditions") or {}
     grace = body.get("gracePeriodSeconds")
     propagation = body.get("propagationPolicy") or call.query.get("propagationPolicy")

@@ -10,7 +10,7 @@ import yaml
 from kaito_ctrl.devcluster.apiserver import apply as ssa
 from kaito_ctrl.devcluster.apiserver.backend import Backend, check_identity, read_object
 from kaito_ctrl.devcluster.apiserver.creating import create_object
-from kaito_ctrl.devcluster.apiserver.decode import copy_json, parse_body, parse_yaml
+from kaito_ctrl.devcluster.apiserver.decode import copy_json, decode_typed, parse_body, parse_yaml
 from kaito_ctrl.devcluster.apiserver.errors import StatusError, bad_request, conflict, unsupported_media_type
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
 from kaito_ctrl.devcluster.apiserver.patch import PatchError, json_patch, merge_patch
@@ -122,7 +122,7 @@ async def _apply(backend: Backend, call: Call, resource: Resource, name: str, su
         if resource.namespaced:
             empty["metadata"]["namespace"] = call.target.namespace
         merged, _ = ssa.apply(empty, config, resource.schema, writer, now, force=force, skip=skip)
-        made = copy_json(merged)
+        made = _fresh(resource, merged)
         # The entries go along as they are: everything else of the new object was decided by the server.
         return await create_object(backend, call, resource, made, writer, tracked=True), True
 
@@ -132,15 +132,22 @@ async def _apply(backend: Backend, call: Call, resource: Resource, name: str, su
             only = frozenset(live.keys() | config.keys()) - {"status", "metadata"}
         applied = config if subresource != "status" else {**config, "metadata": {"name": name}}
         merged, _ = ssa.apply(live, applied, resource.schema, writer, now, force=force, skip=only)
-        entries = merged["metadata"].pop("managedFields")
-        fresh: Obj = copy_json(merged)
-        fresh["metadata"]["managedFields"] = entries
+        fresh = _fresh(resource, merged)
         fresh["metadata"]["resourceVersion"] = config["metadata"].get("resourceVersion") or ""
         if config["metadata"].get("uid"):
             fresh["metadata"]["uid"] = config["metadata"]["uid"]
         return fresh
 
     return await write(backend, call, resource, name, compute, writer, tracked=True), False
+
+
+def _fresh(resource: Resource, merged: Obj) -> Obj:
+    """A copy of *merged* that may be prepared in place, complete as its kind requires."""
+    entries = merged["metadata"].pop("managedFields")
+    fresh: Obj = copy_json(merged) if resource.custom is not None else decode_typed(resource.schema, merged, [])
+    if entries:
+        fresh["metadata"]["managedFields"] = entries
+    return fresh
 
 
 def _config(call: Call, resource: Resource, value: Mapping[str, Any]) -> Obj:
@@ -152,7 +159,7 @@ def _config(call: Call, resource: Resource, value: Mapping[str, Any]) -> Obj:
         raise bad_request("metadata.managedFields must be nil")
     strict = Call(call.method, call.target, _STRICT, call.headers, call.body, call.user, call.accept)
     try:
-        return read_object(strict, resource, value)
+        return read_object(strict, resource, value, complete=False)
     except StatusError as error:
         _, marker, fields = error.message.partition("strict decoding error: ")
         if not marker:

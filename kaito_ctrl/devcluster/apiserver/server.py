@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from kaito_ctrl.devcluster.apiserver.crds import CrdServing
 from kaito_ctrl.devcluster.apiserver.discovery import Discovery
 from kaito_ctrl.devcluster.apiserver.errors import (
     StatusError,
+    internal,
     method_not_allowed,
     not_acceptable,
     page_not_found,
@@ -38,6 +40,7 @@ from kaito_ctrl.runtime.transport import Request, Response, Transport
 
 __all__ = ["ApiServer", "LogOptions", "LogSource"]
 
+_log = logging.getLogger(__name__)
 _OFFERS = "application/json, application/yaml, application/vnd.kubernetes.protobuf"
 
 LogOptions = Mapping[str, str]
@@ -117,6 +120,9 @@ class ApiServer:
             return await self._route(request, headers, user)
         except StatusError as error:
             return Response.of(error.code, encode(error.status()), error.headers)
+        except Exception as error:  # noqa: BLE001 -- a server answers whatever happens in it
+            _log.exception("%s %s failed", request.method, request.path)
+            return Response.of(500, encode(internal(f"{type(error).__name__}: {error}").status()))
 
     async def _route(self, request: Request, headers: Mapping[str, str], user: str) -> Response:
         target = parse_path(request.path)

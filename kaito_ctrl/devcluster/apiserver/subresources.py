@@ -10,12 +10,11 @@ import msgspec
 from kaito_api.meta import rfc3339
 from kaito_ctrl.devcluster.apiserver import apply as ssa
 from kaito_ctrl.devcluster.apiserver.backend import Backend, view
-from kaito_ctrl.devcluster.apiserver.decode import parse_body
+from kaito_ctrl.devcluster.apiserver.decode import DecodeError, decode_typed, not_handled, parse_body
 from kaito_ctrl.devcluster.apiserver.deleting import DeleteOptions, delete
 from kaito_ctrl.devcluster.apiserver.errors import (
     FieldError,
     StatusError,
-    bad_request,
     conflict,
     invalid,
     method_not_allowed,
@@ -25,11 +24,26 @@ from kaito_ctrl.devcluster.apiserver.kinds import Resource, Scale
 from kaito_ctrl.devcluster.apiserver.patch import merge_patch
 from kaito_ctrl.devcluster.apiserver.patching import apply_json
 from kaito_ctrl.devcluster.apiserver.requests import Call
+from kaito_ctrl.devcluster.apiserver.schema import builtin
 from kaito_ctrl.devcluster.apiserver.selectors import match_label_selector
 from kaito_ctrl.devcluster.apiserver.store import Obj, Stored
 from kaito_ctrl.devcluster.apiserver.updating import put_with, write
 
 __all__ = ["bind", "evict", "finalize", "issue_token", "scale"]
+
+
+def _typed(value: Any, name: str) -> Obj:
+    """*value* as that built-in type. Raises a 400 for anything else."""
+    kind = name.rpartition(".")[2]
+    try:
+        return decode_typed(builtin(name), value, [])
+    except DecodeError as error:
+        raise not_handled(kind, "v1", str(error)) from error
+
+
+def _read(call: Call, name: str) -> Obj:
+    """The body of a subresource request; without one, an empty object."""
+    return _typed(parse_body(call.body, call.content_type) if call.body else {}, name)
 
 
 def _get(obj: Obj, path: str) -> Any:
@@ -100,16 +114,11 @@ async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> 
         wanted = merge_patch(current, value) if "apply" in media else apply_json(media, current, value, resource)
     else:
         raise method_not_allowed()
-    if not isinstance(wanted, dict):
-        raise bad_request("the body is no Scale")
+    wanted = _typed(wanted, "autoscaling.Scale")
     replicas = (wanted.get("spec") or {}).get("replicas", 0)
     version = (wanted.get("metadata") or {}).get("resourceVersion") or ""
-    if call.method == "PATCH" and "resourceVersion" not in (
-        value.get("metadata") or {} if isinstance(value, dict) else {}
-    ):
+    if call.method == "PATCH" and not _names_version(value):
         version = ""
-    if isinstance(replicas, bool) or not isinstance(replicas, int):
-        raise bad_request("json: cannot unmarshal into Go struct field ScaleSpec.spec.replicas of type int32")
     if replicas < 0:
         error = FieldError.invalid("spec.replicas", replicas, "must be greater than or equal to 0")
         raise invalid("autoscaling", "Scale", name, [error])
@@ -124,10 +133,15 @@ async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> 
     return _scale_of(resource, paths, view(resource, written)[0])
 
 
+def _names_version(value: Any) -> bool:
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    return isinstance(metadata, dict) and bool(metadata.get("resourceVersion"))
+
+
 async def bind(backend: Backend, call: Call, pods: Resource, name: str) -> Obj:
     """POST of ``pods/binding``: give a pod its node, once."""
-    body = parse_body(call.body, call.content_type)
-    node = (body.get("target") or {}).get("name") if isinstance(body, dict) else ""
+    body = _read(call, "core.Binding")
+    node = (body.get("target") or {}).get("name")
     if not node:
         raise invalid("", "Binding", name, [FieldError.required("target.name")])
     uid = (body.get("metadata") or {}).get("uid")
@@ -164,7 +178,7 @@ async def bind(backend: Backend, call: Call, pods: Resource, name: str) -> Obj:
 async def evict(backend: Backend, call: Call, pods: Resource, name: str) -> Obj:
     """POST of ``pods/eviction``: a delete that respects disruption budgets."""
     namespace = call.target.namespace
-    body = parse_body(call.body, call.content_type) if call.body else {}
+    body = _read(call, "policy.Eviction")
     pod = backend.require(pods, namespace, name)
     budgets = [
         stored
@@ -189,7 +203,7 @@ async def evict(backend: Backend, call: Call, pods: Resource, name: str) -> Obj:
                         ]
                     },
                 )
-    wanted = (body.get("deleteOptions") or {}) if isinstance(body, dict) else {}
+    wanted = body.get("deleteOptions") or {}
     preconditions = wanted.get("preconditions") or {}
     options = DeleteOptions(
         wanted.get("gracePeriodSeconds"),
@@ -204,9 +218,7 @@ async def evict(backend: Backend, call: Call, pods: Resource, name: str) -> Obj:
 
 async def finalize(backend: Backend, call: Call, namespaces: Resource, name: str) -> Stored:
     """PUT of ``namespaces/finalize``: the only way to change ``spec.finalizers``."""
-    body = parse_body(call.body, call.content_type)
-    if not isinstance(body, dict):
-        raise bad_request("the body is no Namespace")
+    body = _read(call, "core.Namespace")
     finalizers = (body.get("spec") or {}).get("finalizers") or []
     version = (body.get("metadata") or {}).get("resourceVersion") or ""
 
@@ -223,8 +235,7 @@ def issue_token(backend: Backend, call: Call, accounts: Resource, name: str) -> 
     """POST of ``serviceaccounts/token``: an unsigned token, good enough to be mounted and shown."""
     namespace = call.target.namespace
     account = backend.require(accounts, namespace, name)
-    body = parse_body(call.body, call.content_type) if call.body else {}
-    spec = (body.get("spec") or {}) if isinstance(body, dict) else {}
+    spec = _read(call, "authentication.TokenRequest").get("spec") or {}
     seconds = int(spec.get("expirationSeconds") or 3600)
     issued = int(backend.clock.now().timestamp())
     claims = {

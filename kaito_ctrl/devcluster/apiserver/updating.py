@@ -12,7 +12,7 @@ from typing import Any
 from kaito_ctrl.devcluster.apiserver import apply as ssa
 from kaito_ctrl.devcluster.apiserver.admission import Review
 from kaito_ctrl.devcluster.apiserver.backend import Backend, check_identity, read_object, too_many_tries, view
-from kaito_ctrl.devcluster.apiserver.builtin_core import ServiceStrategy
+from kaito_ctrl.devcluster.apiserver.builtin_services import ServiceStrategy
 from kaito_ctrl.devcluster.apiserver.creating import create_object, unstored
 from kaito_ctrl.devcluster.apiserver.decode import copy_json, parse_body
 from kaito_ctrl.devcluster.apiserver.errors import FieldError, conflict, invalid, not_found
@@ -158,8 +158,6 @@ async def _prepare(
         errors += validate_meta(new["metadata"], strategy.name_errors, namespaced=resource.namespaced)
         errors += _validate(resource, new, live)
         errors += strategy.validate_update(new, live)
-        if isinstance(strategy, ServiceStrategy) and not errors:
-            errors += strategy.allocate(new, backend.env, live)
     else:
         errors = list(strategy.validate_status(new, live))
         if resource.custom is not None:
@@ -190,6 +188,17 @@ def _validate(resource: Resource, new: Obj, live: Obj) -> list[FieldError]:
 def _commit(
     backend: Backend, call: Call, resource: Resource, bucket: Bucket, current: Stored, new: Obj, live: Obj
 ) -> Stored:
+    strategy = resource.strategy
+    if isinstance(strategy, ServiceStrategy):
+        # Last, because an address that was taken for a write that then fails would be lost.
+        errors = list(strategy.allocate(new, backend.env, live))
+        if errors:
+            raise invalid(resource.group, resource.kind, current.key[1], errors)
+        kept = live["spec"].get("clusterIP")
+        if call.dry_run and new["spec"].get("clusterIP") != kept:
+            strategy.released(new, backend.env)
+        elif not call.dry_run and kept and not new["spec"].get("clusterIP"):
+            strategy.released(live, backend.env)
     if call.dry_run:
         return unstored(resource, current.key, new)
     if is_gone(resource, new):
