@@ -1,0 +1,75 @@
+"""The commands, as a shell runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+KAITO = str(Path(sys.executable).parent / "kaito-ctrl")
+
+
+def kaito(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [KAITO, *args], capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "120", **env}
+    )
+
+
+def test_without_arguments_it_explains_itself() -> None:
+    done = kaito()
+    for command in ("demo", "dev", "run", "crds"):
+        assert command in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "dev", "run", "crds"])
+def test_every_command_has_help(command: str) -> None:
+    done = kaito(command, "--help")
+    assert done.returncode == 0
+    assert "--help" in done.stdout
+
+
+def test_crds_are_printed_for_kubectl_and_written_to_a_folder(tmp_path: Path) -> None:
+    printed = list(yaml.safe_load_all(kaito("crds").stdout))
+    assert [each["metadata"]["name"] for each in printed] == ["workspaces.kaito.sh", "machines.karpenter.sh"]
+    done = kaito("crds", "--output", str(tmp_path))
+    assert done.returncode == 0
+    written = [yaml.safe_load(path.read_text()) for path in sorted(tmp_path.iterdir(), reverse=False)]
+    assert sorted(each["metadata"]["name"] for each in written) == sorted(each["metadata"]["name"] for each in printed)
+
+
+def test_a_cluster_that_is_not_there_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    done = kaito("run", "--kubeconfig", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert "cannot use kubeconfig" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    import socket
+
+    config = tmp_path / "kubeconfig"
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [cluster],
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                "users": [{"name": "u", "user": {"token": "t"}}],
+                "current-context": "c",
+            }
+        )
+    )
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = kaito("run", "--kubeconfig", str(config), "--health-port", port, "--metrics-port", "-1")
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
