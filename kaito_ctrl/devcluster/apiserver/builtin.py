@@ -91,9 +91,11 @@ def _core(add: Callable[..., None]) -> None:
     )  # fmt: skip
     add(
         "", "Pod", "pods", PodStrategy(), short="po", status=True, categories=_ALL,
-        subresources=("log", "binding", "eviction"), fields=pod_fields, selectable=pods,
+        subresources=("log", "binding", "eviction", "proxy"), fields=pod_fields, selectable=pods,
     )  # fmt: skip
-    add("", "Service", "services", ServiceStrategy(), short="svc", status=True, categories=_ALL)
+    add(
+        "", "Service", "services", ServiceStrategy(), short="svc", status=True, categories=_ALL, subresources=("proxy",)
+    )
     add("", "Endpoints", "endpoints", core.EndpointsStrategy(), short="ep")
     add("", "ConfigMap", "configmaps", core.ConfigMapStrategy(), short="cm")
     add("", "Secret", "secrets", core.SecretStrategy(), fields=core.secret_fields, selectable="type")

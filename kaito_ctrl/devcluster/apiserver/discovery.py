@@ -44,6 +44,7 @@ def _subresources(resource: Resource) -> list[tuple[str, str, str, str, tuple[st
         "log": (*own, ("get",)),
         "binding": ("", "v1", "Binding", ("create",)),
         "eviction": ("policy", "v1", "Eviction", ("create",)),
+        "proxy": ("", "v1", f"{resource.kind}ProxyOptions", ("create", "delete", "get", "patch", "update")),
         "finalize": (*own, ("update",)),
         "token": ("authentication.k8s.io", "v1", "TokenRequest", ("create",)),
     }

@@ -29,6 +29,7 @@ from kaito_ctrl.devcluster.apiserver.errors import (
 )
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Registry, Resource
 from kaito_ctrl.devcluster.apiserver.listing import Filter, list_page
+from kaito_ctrl.devcluster.apiserver.relay import Relay
 from kaito_ctrl.devcluster.apiserver.requests import Accept, Call, Query, parse_accept, parse_path, parse_rv
 from kaito_ctrl.devcluster.apiserver.store import Obj, Store, Stored, encode
 from kaito_ctrl.devcluster.apiserver.table import partial, table
@@ -79,6 +80,7 @@ class ApiServer:
         CrdServing(self.backend).start()
         self._discovery = Discovery(registry)
         self._logs: LogSource | None = None
+        self._relay = Relay(self.backend)
         bootstrap(self.backend)
 
     @property
@@ -112,6 +114,7 @@ class ApiServer:
         for callback in self.backend.on_close:
             callback()
         await self._webhooks.aclose()
+        await self._relay.aclose()
 
     async def handle(self, request: Request, *, user: str = "system:admin") -> Response:
         """Answer one request. Failures are ``Status`` answers, never exceptions."""
@@ -136,9 +139,9 @@ class ApiServer:
         resource = self.backend.registry.find(target.group, target.version, target.plural)
         if resource is None:
             raise page_not_found()
-        if accept is None:
+        if accept is None and target.subresource != "proxy":
             raise not_acceptable(_OFFERS)
-        call = Call(request.method, target, Query(request.query), headers, request.body, user, accept)
+        call = Call(request.method, target, Query(request.query), headers, request.body, user, accept or Accept())
         if resource.deprecated_warning:
             call.warnings.append(resource.deprecated_warning)
         if resource.namespaced and not target.namespace and target.name:
@@ -213,6 +216,8 @@ class ApiServer:
                 return Response.of(200, encode(await subresources.scale(backend, call, resource, name)))
             case "log" if "log" in resource.subresources and call.method == "GET":
                 return await self._log(call)
+            case "proxy" if "proxy" in resource.subresources:
+                return await self._relay.send(call, resource)
             case "binding" if "binding" in resource.subresources and call.method == "POST":
                 return Response.of(201, encode(await subresources.bind(backend, call, resource, name)))
             case "eviction" if "eviction" in resource.subresources and call.method == "POST":

@@ -10,6 +10,7 @@ import msgspec
 from kaito_api.meta import rfc3339
 from kaito_ctrl.devcluster.apiserver import apply as ssa
 from kaito_ctrl.devcluster.apiserver.backend import Backend, view
+from kaito_ctrl.devcluster.apiserver.cells import selector_text
 from kaito_ctrl.devcluster.apiserver.decode import DecodeError, decode_typed, not_handled, parse_body
 from kaito_ctrl.devcluster.apiserver.deleting import DeleteOptions, delete
 from kaito_ctrl.devcluster.apiserver.errors import (
@@ -61,24 +62,13 @@ def _set(obj: Obj, path: str, value: Any) -> None:
 
 
 def _selector_text(selector: Any) -> str:
+    """A selector as the scale's status shows it; a CRD may keep it as text already."""
     if isinstance(selector, str):
         return selector
-    if not isinstance(selector, dict):
+    if not isinstance(selector, dict) or not selector:
         return ""
-    labels = selector.get("matchLabels", selector if "matchExpressions" not in selector else {})
-    parts = [f"{key}={value}" for key, value in sorted(labels.items())]
-    for term in selector.get("matchExpressions") or ():
-        values = ",".join(term.get("values") or ())
-        match term["operator"]:
-            case "In":
-                parts.append(f"{term['key']} in ({values})")
-            case "NotIn":
-                parts.append(f"{term['key']} notin ({values})")
-            case "Exists":
-                parts.append(term["key"])
-            case _:
-                parts.append("!" + term["key"])
-    return ",".join(parts)
+    plain = not selector.keys() & {"matchLabels", "matchExpressions"}
+    return selector_text({"matchLabels": selector} if plain else selector)
 
 
 def _scale_of(resource: Resource, paths: Scale, obj: Obj) -> Obj:

@@ -70,8 +70,11 @@ class _Handler:
             body,
         )
         answer = await self._server.handle(wanted, user="kubernetes-admin")
-        streaming = request.method == "GET" and (
-            "stream=watch" in answer.headers.get("content-type", "") or request.path.endswith("/log")
+        # Everything else is small, whole, and better sent with its length.
+        streaming = (
+            "stream=watch" in answer.headers.get("content-type", "")
+            or request.path.endswith("/log")
+            or "/proxy" in request.path
         )
         if streaming:
             return await self._stream(request, answer)

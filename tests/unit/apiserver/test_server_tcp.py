@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 import pytest
-from apihelpers import CM, Api, config_map, fails
+from aiohttp import web
+from apihelpers import CM, SVC, Api, config_map, fails
 
 from kaito_ctrl.devcluster.apiserver import ApiServer, Endpoint, serve
 from kaito_ctrl.devcluster.apiserver.protobuf import PROTOBUF
@@ -105,3 +106,28 @@ async def test_a_closed_transport_refuses(api: Api) -> None:
     await transport.aclose()
     with pytest.raises(TransportError):
         await transport.send(Request("GET", "/version"))
+
+
+async def test_a_service_is_reached_through_the_server(api: Api) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        text = f"{request.method} {request.path_qs} {(await request.read()).decode()} {request.headers.get('x-a')}"
+        return web.Response(text=text, status=201, headers={"x-b": "c"})
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    try:
+        await api.post(SVC, {"metadata": {"name": "s"}, "spec": {"ports": [{"port": 80, "name": "http"}]}})
+        with fails(503, "ServiceUnavailable") as caught:
+            await api.get(f"{SVC}/s:http/proxy/chat")
+        assert caught.value.message == 'no endpoints available for service "s"'
+        subset = {"addresses": [{"ip": "127.0.0.1"}], "ports": [{"port": port, "name": "http"}]}
+        await api.post("/api/v1/namespaces/default/endpoints", {"metadata": {"name": "s"}, "subsets": [subset]})
+        for name in ("s", "s:http", "s:80", "http:s:http"):
+            assert await api.post(f"{SVC}/{name}/proxy/chat/x?a=b", b"hi") == b"POST /chat/x?a=b hi None"
+            assert api.code == 201
+        with fails(503):
+            await api.get(f"{SVC}/s:99/proxy/")
+    finally:
+        await runner.cleanup()
