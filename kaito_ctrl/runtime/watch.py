@@ -233,7 +233,7 @@ def _on_failure(state: Listing | Streaming | Watching, error: ApiError | Transpo
         case ApiError(reason=reason):
             return Waiting(_again(state), attempt, reason=reason or f"HTTP {error.code}")
         case _:
-            return Waiting(_again(state), attempt, reason="TransportError")
+            return Waiting(_again(state), attempt, reason=str(error))
 
 
 def step(state: State, seen: Input) -> tuple[State, tuple[Effect, ...]]:
