@@ -16,6 +16,7 @@ import yaml
 
 from kaito_ctrl.devcluster.apiserver.errors import StatusError, bad_request, unsupported_media_type
 from kaito_ctrl.devcluster.apiserver.protobuf import PROTOBUF, decode_protobuf
+from kaito_ctrl.devcluster.apiserver.scalars import canonical_quantity, canonical_time
 from kaito_ctrl.devcluster.apiserver.schema import Schema
 from kaito_ctrl.devcluster.apiserver.store import Obj
 
@@ -163,11 +164,11 @@ def _decode(schema: Schema, value: Any, path: str, owner: str, unknown: list[str
         ]
     if kind == "string":
         if isinstance(value, str):
-            return value
+            return _canonical(schema, value) if schema.format in _CANONICAL else value
         if schema.format == "int-or-string" and isinstance(value, int) and not isinstance(value, bool):
             return value
         if schema.format == "quantity" and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return str(value)
+            return _canonical(schema, str(value))
         raise _wrong(schema, value, owner, path)
     if kind == "integer":
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
@@ -218,6 +219,18 @@ def _decode_object(
                 if node.format in _PLAIN and node.type in _ZEROS:
                     result[key] = _ZEROS[node.type]
     return result
+
+
+_CANONICAL = frozenset({"date-time", "quantity"})
+
+
+def _canonical(schema: Schema, value: str) -> str:
+    try:
+        if schema.format == "quantity":
+            return canonical_quantity(value)
+        return canonical_time(value, micro=schema.name == "microtime")
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
 
 
 _PLAIN = frozenset({"", "int32", "int64", "double"})

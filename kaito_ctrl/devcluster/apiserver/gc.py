@@ -86,7 +86,7 @@ class GarbageCollector(StoreWorker[Place]):
         return (*resource.storage, key), stored.obj
 
     def _resource(self, place: Place) -> Resource | None:
-        return next((r for r in self._backend.registry.stored() if r.storage == place[:2]), None)
+        return self._backend.registry.of_storage(place[0], place[1])
 
     async def handle(self, place: Place) -> None:
         resource = self._resource(place)

@@ -226,16 +226,23 @@ class Registry:
 
     def __init__(self) -> None:
         self._by_path: dict[tuple[str, str, str], Resource] = {}
+        self._by_kind: dict[tuple[str, str], Resource] = {}
+        self._by_storage: dict[tuple[str, str], Resource] = {}
         self.revision = 0
 
     def add(self, resource: Resource) -> None:
         self._by_path[resource.group, resource.version, resource.plural] = resource
+        self._by_kind[resource.api_version, resource.kind] = resource
+        if not resource.virtual and not resource.converts:
+            self._by_storage[resource.storage] = resource
         self.revision += 1
 
     def remove(self, group: str, plural: str) -> None:
         """Stop serving every version of it."""
         for path in [p for p in self._by_path if p[0] == group and p[2] == plural]:
-            del self._by_path[path]
+            gone = self._by_path.pop(path)
+            self._by_kind.pop((gone.api_version, gone.kind), None)
+            self._by_storage.pop(gone.storage, None)
         self.revision += 1
 
     def find(self, group: str, version: str, plural: str) -> Resource | None:
@@ -243,13 +250,15 @@ class Registry:
 
     def stored(self) -> Iterator[Resource]:
         """One resource per bucket: the one in its storage version."""
-        for resource in list(self._by_path.values()):
-            if not resource.virtual and not resource.converts:
-                yield resource
+        yield from list(self._by_storage.values())
+
+    def of_storage(self, group: str, plural: str) -> Resource | None:
+        """The resource that shows a bucket in its storage version."""
+        return self._by_storage.get((group, plural))
 
     def of_kind(self, api_version: str, kind: str) -> Resource | None:
         """The resource that serves *kind* in *api_version*."""
-        return next((r for r in self._by_path.values() if r.kind == kind and r.api_version == api_version), None)
+        return self._by_kind.get((api_version, kind))
 
     def groups(self) -> dict[str, dict[str, list[Resource]]]:
         """Group, version (preferred first), resources in order of their names; the core group is ""."""

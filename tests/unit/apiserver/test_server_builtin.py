@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from apihelpers import DEPLOY, PODS, SVC, Api, deployment, fails, pod
 
+from kaito_ctrl.devcluster.apiserver.scalars import canonical_quantity
+
 
 def service(name: str = "s", **spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "selector": {"app": "x"}, **spec}}
@@ -221,3 +223,43 @@ async def test_every_built_in_kind_can_be_listed_and_printed(api: Api) -> None:
         base = f"/apis/{resource.group}/{resource.version}" if resource.group else f"/api/{resource.version}"
         table = await api.get(f"{base}/{resource.plural}", accept=accept)
         assert table["columnDefinitions"], resource.kind
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("1024Mi", "1Gi"),
+        ("1.5Gi", "1536Mi"),
+        ("512Ki", "512Ki"),
+        ("0.5", "500m"),
+        ("1500m", "1500m"),
+        ("1000m", "1"),
+        ("2000", "2k"),
+        ("100", "100"),
+        ("0", "0"),
+        ("0Gi", "0"),
+        ("1e3", "1e3"),
+        ("100Ei", "100Ei"),
+        ("0.1n", "1n"),
+    ],
+)
+def test_quantities_have_one_form(text: str, canonical: str) -> None:
+    assert canonical_quantity(text) == canonical
+    assert canonical_quantity(canonical) == canonical
+
+
+async def test_times_and_quantities_are_kept_in_one_form(api: Api) -> None:
+    path = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    made = await api.post(path, {"metadata": {"name": "l"}, "spec": {"renewTime": "2026-01-01T01:00:00.5+01:00"}})
+    assert made["spec"]["renewTime"] == "2026-01-01T00:00:00.500000Z"
+    with fails(400) as caught:
+        await api.post(path, {"metadata": {"name": "m"}, "spec": {"renewTime": "yesterday"}})
+    assert 'parsing time "yesterday"' in caught.value.message
+    body = pod()
+    body["spec"]["containers"][0]["resources"] = {"limits": {"memory": "2048Mi", "cpu": 0.5}}
+    made = await api.post(PODS, body)
+    assert made["spec"]["containers"][0]["resources"]["limits"] == {"memory": "2Gi", "cpu": "500m"}
+    body["spec"]["containers"][0]["resources"] = {"limits": {"memory": "lots"}}
+    with fails(400) as caught:
+        await api.post(PODS, body)
+    assert "quantities must match the regular expression" in caught.value.message

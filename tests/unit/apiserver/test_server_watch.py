@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
 from apihelpers import CM, CRDS, PODS, WS, Api, SteppingClock, config_map, fails, pod, workspace, workspace_crd
 
-from kaito_ctrl.devcluster.apiserver import ApiServer
+from kaito_ctrl.devcluster.apiserver import ApiServer, watching
 
 
 async def test_changes_arrive_in_order(api: Api) -> None:
@@ -203,3 +204,12 @@ async def test_a_watch_may_be_of_tables(api: Api) -> None:
         assert event["object"]["rows"][0]["cells"] == ["a", 1, "0s"]
         await api.post(CM, config_map("b"))
         assert (await stream.event())["object"]["columnDefinitions"] == []
+
+
+async def test_bookmarks_carry_the_version_on_while_nothing_happens(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "BOOKMARK_SECONDS", 0.01)
+    async with api.watch(CM, resourceVersion=api.server.store.rv, allowWatchBookmarks=True) as stream:
+        elsewhere = await api.post(PODS, pod())
+        event = await stream.event()
+    assert event["type"] == "BOOKMARK"
+    assert event["object"]["metadata"]["resourceVersion"] == elsewhere["metadata"]["resourceVersion"]
