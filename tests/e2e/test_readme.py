@@ -102,5 +102,6 @@ def test_the_quick_start_works_as_it_is_written(tmp_path: Path) -> None:
         assert "No resources found" in done.stderr
         os.write(terminal, b"\x03")
         read_until(demo, terminal, "Stopping", 10)
-        assert demo.wait(20) == 0
+        # The demo ends in peace; make, which Ctrl-C reaches too, reports the interrupt.
+        assert demo.wait(20) in (0, 2, 130, -signal.SIGINT)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("kaito")] == []
