@@ -90,9 +90,10 @@ class Bucket:
         low = bisect_right(self._order, (namespace, ""))
         return self._order[low : bisect_right(self._order, (namespace, "\U0010ffff"))]
 
-    def since(self, rv: int) -> list[Change]:
-        """The changes after *rv*, oldest first."""
-        return self._log[bisect_right(self._rvs, rv) :]
+    def since(self, rv: int, limit: int | None = None) -> list[Change]:
+        """The changes after *rv*, oldest first; the first *limit* of them if given."""
+        start = bisect_right(self._rvs, rv)
+        return self._log[start : None if limit is None else start + limit]
 
     def snapshot(self, rv: int) -> dict[Key, Stored]:
         """The objects as they were at *rv*; the caller has checked that *rv* is not below the floor."""

@@ -21,6 +21,8 @@ from kaito_ctrl.devcluster.apiserver.table import partial, table
 __all__ = ["WatchOptions", "watch"]
 
 BOOKMARK_SECONDS = 60.0
+BATCH = 500
+"""Events encoded in one go: few enough that a long replay does not hold up everybody else."""
 _DEFAULT_SECONDS = 1800
 _INITIAL_END = {"k8s.io/initial-events-end": "true"}
 
@@ -180,26 +182,25 @@ async def _stream(
     loop = asyncio.get_running_loop()
     try:
         if options.initial:
-            chunk = b"".join([line("ADDED", stored) for stored in present])
-            if options.initial_end and options.bookmarks:
-                chunk += _bookmark(call, resource, cursor, _INITIAL_END)
+            for start in range(0, len(present), BATCH):
+                yield b"".join([line("ADDED", stored) for stored in present[start : start + BATCH]])
             present.clear()
-            if chunk:
-                yield chunk
+            if options.initial_end and options.bookmarks:
+                yield _bookmark(call, resource, cursor, _INITIAL_END)
         end = loop.time() + options.seconds
         bookmark_at = loop.time() + BOOKMARK_SECONDS
-        while not backend.closing:
+        while not backend.closing and (now := loop.time()) < end:
             waker.clear()
             if cursor < bucket.floor:
                 yield _error(expired(f"too old resource version: {cursor} ({bucket.floor})"))
                 return
-            changes = bucket.since(cursor)
+            changes = bucket.since(cursor, BATCH)
             if changes:
                 cursor = changes[-1].rv
                 chunk = b"".join([found for change in changes if (found := _event(change, chosen, line))])
                 if chunk:
                     yield chunk
-                    continue
+                continue
             served = backend.registry.find(resource.group, resource.version, resource.plural)
             if served is None:
                 return
@@ -208,9 +209,6 @@ async def _stream(
                 line = (
                     _object_lines(resource) if call.accept.form == "object" else _shaped_lines(backend, call, resource)
                 )
-            now = loop.time()
-            if now >= end:
-                break
             if options.bookmarks and now >= bookmark_at:
                 # Everything up to the store's version has been looked at: nothing of this kind happened since.
                 cursor = max(cursor, backend.store.rv)

@@ -213,3 +213,15 @@ async def test_bookmarks_carry_the_version_on_while_nothing_happens(api: Api, mo
         event = await stream.event()
     assert event["type"] == "BOOKMARK"
     assert event["object"]["metadata"]["resourceVersion"] == elsewhere["metadata"]["resourceVersion"]
+
+
+async def test_a_long_replay_comes_in_parts_and_whole(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "BATCH", 7)
+    first = await api.post(CM, config_map("a00"))
+    for number in range(1, 40):
+        await api.post(CM, config_map(f"a{number:02}"))
+    expected = [("ADDED", f"a{number:02}") for number in range(40)]
+    async with api.watch(CM) as stream:
+        assert await stream.seen(40) == expected
+    async with api.watch(CM, resourceVersion=first["metadata"]["resourceVersion"]) as stream:
+        assert await stream.seen(39) == expected[1:]
