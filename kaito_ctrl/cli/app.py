@@ -132,12 +132,15 @@ def run(
         webhook_port=on(webhook_port),
         webhook_host=webhook_host,
     )
+    failures: list[BaseException] = []
     try:
         asyncio.run(run_daemon(options, kubeconfig=kubeconfig, context=context))
     except* (KubeError, OSError) as group:
-        for error in leaf_errors(group):
-            print(f"kaito-ctrl: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        failures = leaf_errors(group)
+    for error in failures:
+        print(f"kaito-ctrl: {error}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(1)
 
 
 @app.command()
