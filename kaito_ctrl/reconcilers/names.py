@@ -6,6 +6,7 @@ import hashlib
 
 __all__ = [
     "ACCELERATOR_LABEL",
+    "APPLIED_HASH_ANNOTATION",
     "ENABLE_LB_ANNOTATION",
     "GPU_RESOURCE",
     "MACHINE_TYPE_LABEL",
@@ -19,6 +20,8 @@ WORKSPACE_LABEL = "kaito.sh/workspace"
 WORKSPACE_NAMESPACE_LABEL = "kaito.sh/workspacenamespace"
 MACHINE_TYPE_LABEL = "kaito.sh/machine-type"
 ENABLE_LB_ANNOTATION = "kaito.sh/enablelb"
+APPLIED_HASH_ANNOTATION = "kaito.sh/applied-hash"
+"""On what a workspace consists of: a hash of what was applied last."""
 ACCELERATOR_LABEL = "accelerator"
 """``accelerator=nvidia`` is what NVIDIA's device plug-in selects nodes by."""
 WORKSPACE_FINALIZER = "workspace.finalizer.kaito.sh"

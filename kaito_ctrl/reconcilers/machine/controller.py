@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -11,7 +12,17 @@ from kaito_api.meta import find_condition, is_true
 from kaito_api.quantity import parse_quantity
 from kaito_ctrl.reconcilers.machine.drain import draining
 from kaito_ctrl.reconcilers.machine.plan import Observed, plan_machine
-from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, RetryAfter, key_of, watches
+from kaito_ctrl.runtime import (
+    Context,
+    Controller,
+    ObjectKey,
+    Reader,
+    Result,
+    RetryAfter,
+    generation_changed,
+    key_of,
+    watches,
+)
 from kaito_ctrl.runtime.errors import NotFound
 from kaito_provisioner import CloudError, CloudProvider, Instance, LaunchRequest
 from kaito_provisioner import NotFound as InstanceNotFound
@@ -20,6 +31,12 @@ __all__ = ["MachineController"]
 
 _POLL = 5.0
 """Seconds between two looks at a cloud that is busy for us; nodes and machines wake us by themselves."""
+_ENDING = 1.0
+"""Seconds between two looks at an instance that is being deleted."""
+_SILENCE = 60.0
+"""Seconds between two looks at the instance of a node that is not ready."""
+_REGISTRATION_DEADLINE = 900.0
+"""Seconds from a machine's launch to its node's registration (Karpenter's figure); then it is given up."""
 
 
 def _machines_of(node: Node, cache: Reader) -> Iterable[ObjectKey]:
@@ -34,6 +51,8 @@ class MachineController(Controller[Machine]):
     name = "machine"
     kind = Machine
     workers = 32
+    # Our own status writes must not wake us: that would void the patience that a refusing cloud is owed.
+    when = generation_changed
     finalizer = TERMINATION_FINALIZER
     indexes = {"providerID": lambda machine: (machine.status.provider_id,) if machine.status.provider_id else ()}  # noqa: RUF012
     sources = (
@@ -49,25 +68,25 @@ class MachineController(Controller[Machine]):
 
     async def reconcile(self, machine: Machine, ctx: Context) -> Result:
         seen, wait = await self._look(machine, ctx)
-        if any(node.deleting for node in seen.nodes):
-            # Somebody deleted the node: its machine goes with it, in order, and whoever needs another asks for one.
-            await ctx.client.delete(Machine, ctx.key, uid=machine.uid)
+        if seen is None:
             return Result.done()
         plan = plan_machine(machine, seen, ctx.now())
-        if plan.node_patch is not None:
-            await ctx.client.patch(Node, key_of(seen.nodes[0]), plan.node_patch)
-        if plan.labels != machine.metadata.labels:
-            await ctx.client.patch(Machine, ctx.key, {"metadata": {"uid": machine.uid, "labels": dict(plan.labels)}})
+        # The status first: it holds the provider id, by which the node that is changed next is found again.
         if plan.status != machine.status:
             await self._write_status(machine, plan.status, ctx)
+        if plan.labels != machine.metadata.labels:
+            await ctx.client.patch(Machine, ctx.key, {"metadata": {"uid": machine.uid, "labels": dict(plan.labels)}})
+        if plan.node_patch is not None:
+            await ctx.client.patch(Node, key_of(seen.nodes[0]), plan.node_patch)
         return Result.retry_in(wait) if wait is not None else Result.done()
 
-    async def _look(self, machine: Machine, ctx: Context) -> tuple[Observed, float | None]:
-        """What there is, and when to look again if nothing wakes us."""
+    async def _look(self, machine: Machine, ctx: Context) -> tuple[Observed | None, float | None]:
+        """What there is, and when to look again if nothing wakes us; nothing at all if the machine has to go."""
         if is_true(machine.status.conditions, "MachineRegistered"):
-            nodes = ctx.cache.list(Node, index=("providerID", machine.status.provider_id))
-            # From here on the node speaks for the machine; the cloud is asked no more.
-            return Observed(_known(machine), None, nodes), None
+            return await self._look_at_node(machine, ctx)
+        if _overdue(machine, ctx.now()):
+            await self._end(machine, f"no node has registered within {_REGISTRATION_DEADLINE:.0f} s", ctx)
+            return None, None
         try:
             instance = await self._instance(machine, ctx)
         except CloudError as error:
@@ -75,7 +94,34 @@ class MachineController(Controller[Machine]):
             ctx.log.warning("the cloud refused", reason=error.reason, error=error.message, retry_in=wait)
             return Observed(error=error), wait
         nodes = ctx.cache.list(Node, index=("providerID", instance.provider_id)) if instance.provider_id else ()
-        return Observed(instance, instance.error, nodes), None if nodes else _POLL
+        wait = _SILENCE if instance.state == "Failed" else _POLL
+        return Observed(instance, instance.error, nodes), None if nodes else wait
+
+    async def _look_at_node(self, machine: Machine, ctx: Context) -> tuple[Observed | None, float | None]:
+        """From registration on the node speaks for the machine; while it is silent, the cloud is asked."""
+        nodes = ctx.cache.list(Node, index=("providerID", machine.status.provider_id))
+        seen = Observed(_known(machine), None, nodes)
+        if any(node.deleting for node in nodes):
+            live = await self._nodes(machine.status.provider_id, ctx)
+            if any(node.deleting for node in live):
+                await self._end(machine, "its node was deleted", ctx)
+                return None, None
+        if nodes and is_true(nodes[0].status.conditions, "Ready"):
+            return seen, None
+        try:
+            await self._cloud.find(machine.uid)
+        except InstanceNotFound:
+            await self._end(machine, "its instance is gone", ctx)
+            return None, None
+        except CloudError as error:
+            ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)
+        return seen, _SILENCE
+
+    async def _end(self, machine: Machine, why: str, ctx: Context) -> None:
+        """Delete the machine: it ends in order, and whoever needs another one asks for it."""
+        ctx.log.warning("deleting the machine", reason=why)
+        with contextlib.suppress(NotFound):
+            await ctx.client.delete(Machine, ctx.key, uid=machine.uid)
 
     async def _instance(self, machine: Machine, ctx: Context) -> Instance:
         """The instance of *machine*, made if there is none. Raises ``CloudError``, and ``NotFound`` of the client."""
@@ -101,27 +147,32 @@ class MachineController(Controller[Machine]):
         )
 
     async def cleanup(self, machine: Machine, ctx: Context) -> Result:
-        """Node deleted and drained, instance deleted until the cloud says that it is gone, node let go."""
-        nodes = await self._nodes(machine.status.provider_id, ctx) if machine.status.provider_id else ()
-        for node in nodes:
-            if not node.deleting:
-                await _delete_node(node, ctx)
-        if wait := await draining(nodes, ctx):
-            return Result.retry_in(wait)
+        """Node tainted, deleted and drained; instance deleted until the cloud says that it is gone; node let go."""
         try:
             # By the claim's uid, not by what the status says: the answer to the creation may have been lost.
-            instance = await self._cloud.find(machine.uid)
-            await self._cloud.delete(instance)
+            instance: Instance | None = await self._cloud.find(machine.uid)
         except InstanceNotFound:
-            pass
+            instance = None
         except CloudError as error:
-            ctx.log.warning("the cloud refused to delete", reason=error.reason, error=error.message)
-            return Result.retry_in(error.retry_after or _POLL)
-        else:
-            return Result.retry_in(1.0)
+            return _refused(error, ctx)
+        provider_id = machine.status.provider_id or (instance.provider_id if instance is not None else "")
+        nodes = await self._nodes(provider_id, ctx) if provider_id else ()
         for node in nodes:
-            await _release_node(node, ctx)
-        return Result.done()
+            await _leave(node, ctx)
+        if instance is None:
+            for node in nodes:
+                await _release_node(node, ctx)
+            return Result.done()
+        if wait := await draining(nodes, ctx):
+            return Result.retry_in(wait)
+        if instance.state != "Deleting":
+            try:
+                await self._cloud.delete(instance)
+            except InstanceNotFound:
+                pass
+            except CloudError as error:
+                return _refused(error, ctx)
+        return Result.retry_in(_ENDING)
 
     async def _nodes(self, provider_id: str, ctx: Context) -> tuple[Node, ...]:
         """The machine's nodes, each read live: what follows is not to be undone."""
@@ -134,6 +185,14 @@ class MachineController(Controller[Machine]):
             if node.spec.provider_id == provider_id:
                 nodes.append(node)
         return tuple(nodes)
+
+
+def _overdue(machine: Machine, now: datetime) -> bool:
+    """Whether an instance was granted, or has failed, too long ago for a node still to come of it."""
+    launched = find_condition(machine.status.conditions, "MachineLaunched")
+    if launched is None or launched.status == "Unknown" or launched.last_transition_time is None:
+        return False
+    return (now - launched.last_transition_time).total_seconds() > _REGISTRATION_DEADLINE
 
 
 def _patience(machine: Machine, error: CloudError, now: datetime) -> float | None:
@@ -187,14 +246,21 @@ def _known(machine: Machine) -> Instance:
     )
 
 
-async def _delete_node(node: Node, ctx: Context) -> None:
-    try:
-        await ctx.client.delete(Node, key_of(node), uid=node.uid)
+def _refused(error: CloudError, ctx: Context) -> Result:
+    ctx.log.warning("the cloud refused to delete", reason=error.reason, error=error.message)
+    return Result.retry_in(error.retry_after or _POLL)
+
+
+async def _leave(node: Node, ctx: Context) -> None:
+    """Keep new pods off *node*, then delete it; our finalizer holds it until its instance is gone."""
+    with contextlib.suppress(NotFound):
+        # First the taint, whoever asked for the deletion: the scheduler does not mind that a node is being deleted.
         if not any(each.key == DISRUPTED_TAINT.key for each in node.spec.taints):
             taints = [*(each.to_wire() for each in node.spec.taints), DISRUPTED_TAINT.to_wire()]
-            await ctx.client.patch(Node, key_of(node), {"metadata": {"uid": node.uid}, "spec": {"taints": taints}})
-    except NotFound:
-        pass  # it had no finalizer of ours: it is gone at once
+            metadata = {"uid": node.uid, "resourceVersion": node.metadata.resource_version}
+            await ctx.client.patch(Node, key_of(node), {"metadata": metadata, "spec": {"taints": taints}})
+        if not node.deleting:
+            await ctx.client.delete(Node, key_of(node), uid=node.uid)
 
 
 async def _release_node(node: Node, ctx: Context) -> None:

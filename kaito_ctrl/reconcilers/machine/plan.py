@@ -20,7 +20,7 @@ from kaito_api.karpenter import (
     Machine,
     MachineStatus,
 )
-from kaito_api.meta import Condition, is_true
+from kaito_api.meta import Condition, find_condition, is_true
 from kaito_api.quantity import parse_quantity
 from kaito_ctrl.reconcilers.conditions import merge
 from kaito_ctrl.reconcilers.names import GPU_RESOURCE, MACHINE_TYPE_LABEL
@@ -99,6 +99,9 @@ def _waiting(kind: str, reason: str, message: str) -> Condition:
 def _launched(machine: Machine, seen: Observed) -> Condition:
     kind = "MachineLaunched"
     if seen.error is not None:
+        known = find_condition(machine.status.conditions, kind)
+        if known is not None and known.status == "True" and seen.error.retryable:
+            return known  # a cloud that does not answer has not taken the instance away
         text = seen.error.message + (f"; {seen.error.fix}" if seen.error.fix else "")
         return _waiting(kind, seen.error.reason, text[:800])
     instance = seen.instance

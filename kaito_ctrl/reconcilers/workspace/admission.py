@@ -1,7 +1,8 @@
 """The workspace's rules as webhooks.
 
-They are asked twice, under the two names that the API server knows. Before the schema, so that one answer names every
-problem, those that the schema would refuse with a shorter list included; and after it, when nothing changes any more.
+They are asked twice, under the two names that the API server knows. Before the schema, so that one answer names
+every problem, those that the schema would refuse with a shorter list included; and after it, when nothing changes
+any more.
 """
 
 from __future__ import annotations

@@ -11,16 +11,19 @@ from kaito_api.karpenter import Machine
 from kaito_api.meta import Resource
 from kaito_api.workspace import Workspace, WorkspaceStatus
 from kaito_ctrl.reconcilers.conditions import merge, put
-from kaito_ctrl.reconcilers.diff import is_applied
+from kaito_ctrl.reconcilers.diff import is_applied, stamped
 from kaito_ctrl.reconcilers.names import WORKSPACE_FINALIZER, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
-from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace
+from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace, refused
 from kaito_ctrl.reconcilers.workspace.validation import Rules
 from kaito_ctrl.reconcilers.workspace.workload import Settings
 from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, by_label, key_of, owns, watches
 from kaito_ctrl.runtime.codec import decode_json
-from kaito_ctrl.runtime.errors import NotFound
+from kaito_ctrl.runtime.errors import BadRequest, Forbidden, Invalid, NotFound
 
 __all__ = ["WorkspaceController"]
+
+_PATIENCE = 300.0
+"""Seconds for which a deleted workload may hold up the end of its machines."""
 
 
 def _workspaces_of(node: Node, cache: Reader) -> Iterable[ObjectKey]:
@@ -62,10 +65,10 @@ class WorkspaceController(Controller[Workspace]):
         )
         plan = plan_workspace(ws, seen, self._rules.catalogue, self._rules.skus, self._settings, ctx.now())
         await self._execute(ws, plan, ctx)
-        return Result.done()
+        return Result.retry_in(plan.look_again) if plan.look_again is not None else Result.done()
 
     async def cleanup(self, ws: Workspace, ctx: Context) -> Result:
-        """Deletes the machines, and is done when the last one has gone: that is when its instance has."""
+        """Deletes the workload, then the machines, and is done when the last one has gone: when its instance has."""
         deleting = put(
             "WorkspaceDeleting",
             "True",
@@ -75,6 +78,9 @@ class WorkspaceController(Controller[Workspace]):
             now=ctx.now(),
         )
         await self._write_status(ws, ws.status.evolve(conditions=merge(ws.status.conditions, (deleting,))), ctx)
+        # The workload first: while it is there, it makes a new pod for each one that leaves a node.
+        if await _workload_remains(ws, ctx):
+            return Result.retry_in(5.0)
         machines = await ctx.client.list(Machine, labels=_labels_of(ctx.key))
         await _delete(machines, ctx)
         # The last machine's end wakes us; the timer is for a watch that has fallen behind.
@@ -101,11 +107,27 @@ class WorkspaceController(Controller[Workspace]):
         for machine in plan.machines:
             await ctx.client.apply(machine)
             ctx.log.info("asked for a machine", machine=machine.name, instance_type=ws.resource.instance_type)
+        await self._give_back(plan.surplus, ctx)
         for wanted in plan.apply:
-            await self._apply(ws, wanted, ctx)
+            try:
+                await self._apply(ws, wanted, ctx)
+            except (BadRequest, Forbidden, Invalid) as error:
+                await self._write_status(ws, refused(ws, plan, wanted, error.message, ctx.now()), ctx)
+                raise
         await self._write_status(ws, plan.status, ctx)
 
+    async def _give_back(self, surplus: Iterable[Machine], ctx: Context) -> None:
+        for machine in surplus:
+            try:
+                live = await ctx.client.get(Machine, machine.name)
+            except NotFound:
+                continue
+            if live.uid == machine.uid and not live.status.node_name:
+                ctx.log.info("giving back a machine that is not needed any more", machine=machine.name)
+                await _delete((live,), ctx)
+
     async def _apply(self, ws: Workspace, wanted: Resource, ctx: Context) -> None:
+        wanted = stamped(wanted)
         live = ctx.cache.store(type(wanted)).entry(key_of(wanted))
         if live is not None and is_applied(decode_json(live.raw), wanted, ws):
             return
@@ -135,6 +157,25 @@ def _labels_of(key: ObjectKey) -> dict[str, str]:
 
 def _machines_of(ws: Workspace, cache: Reader) -> tuple[Machine, ...]:
     return cache.list(Machine, labels=_labels_of(key_of(ws)))
+
+
+async def _workload_remains(ws: Workspace, ctx: Context) -> bool:
+    """Delete the workspace's Deployment, its pods with it; whether there is still something to wait for."""
+    try:
+        deployment = await ctx.client.get(Deployment, ws.name, ws.namespace)
+    except NotFound:
+        return False
+    if not any(ref.uid == ws.uid for ref in deployment.metadata.owner_references):
+        return False
+    since = deployment.metadata.deletion_timestamp
+    if since is None:
+        try:
+            await ctx.client.delete(Deployment, ctx.key, uid=deployment.uid, propagation="Foreground")
+        except NotFound:
+            return False
+        return True
+    # Where nobody collects garbage, or a pod will not end, the machines are not held for ever.
+    return (ctx.now() - since).total_seconds() < _PATIENCE
 
 
 async def _delete(machines: Iterable[Machine], ctx: Context) -> None:

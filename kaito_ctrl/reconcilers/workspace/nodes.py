@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from kaito_api.core import Node
 from kaito_api.karpenter import INITIALIZED_LABEL, INSTANCE_TYPE_LABEL, PROVISIONER_NAME_LABEL, Machine
-from kaito_api.meta import is_true
+from kaito_api.meta import find_condition, is_true
 from kaito_api.workspace import ResourceSpec, Workspace
 from kaito_ctrl.reconcilers.names import (
     MACHINE_TYPE_LABEL,
@@ -16,16 +17,27 @@ from kaito_ctrl.reconcilers.names import (
     machine_name,
 )
 
-__all__ = ["NodePlan", "plan_nodes", "required_labels", "usable"]
+__all__ = ["TOLERATED", "NodePlan", "eligible", "plan_nodes", "required_labels"]
+
+
+TOLERATED = 300.0
+"""Seconds for which a node in use may be not ready before another one is asked for: most blips are shorter."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """``selected`` nodes carry the workload, ``pending`` machines are on their way, ``missing`` are names to make."""
+    """What there is, and what is to be done about it.
+
+    ``selected`` nodes carry the workload. ``awaited`` ones did, and are expected back: until ``patience`` seconds from
+    now. ``pending`` machines are on their way, ``missing`` are names to make, ``surplus`` machines are not needed.
+    """
 
     selected: tuple[Node, ...]
+    awaited: tuple[Node, ...]
     pending: tuple[Machine, ...]
     missing: tuple[str, ...]
+    surplus: tuple[Machine, ...] = ()
+    patience: float | None = None
 
     def complete(self, count: int) -> bool:
         """Whether there are enough nodes."""
@@ -39,11 +51,11 @@ def required_labels(resource: ResourceSpec) -> dict[str, str]:
     return {**single, **selector.match_labels}
 
 
-def usable(node: Node, ws: Workspace) -> bool:
-    """Whether *node* may run the workload of *ws* now.
+def eligible(node: Node, ws: Workspace) -> bool:
+    """Whether *node* is one for *ws*, ready or not.
 
-    It is selected, ready and not going; of the right type, if it says one; nobody else's; and if it was provisioned,
-    initialized: before that its GPUs may be missing.
+    It is selected and not going; of the right type, if it says one; nobody else's; and if it was provisioned,
+    initialized: before that its GPUs may be missing. A cordoned node is kept, but not taken.
     """
     labels, resource = node.metadata.labels, ws.resource
     kind = labels.get(INSTANCE_TYPE_LABEL)
@@ -51,8 +63,7 @@ def usable(node: Node, ws: Workspace) -> bool:
     owner = (labels.get(WORKSPACE_LABEL, ws.name), labels.get(WORKSPACE_NAMESPACE_LABEL, ws.namespace))
     return (
         not node.deleting
-        and not node.spec.unschedulable
-        and is_true(node.status.conditions, "Ready")
+        and (not node.spec.unschedulable or node.name in ws.status.worker_nodes)
         and resource.label_selector.matches(labels)
         and (kind in (None, resource.instance_type) or node.name in (resource.preferred_nodes or ()))
         and owner == (ws.name, ws.namespace)
@@ -60,7 +71,7 @@ def usable(node: Node, ws: Workspace) -> bool:
     )
 
 
-def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine]) -> NodePlan:
+def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine], now: datetime) -> NodePlan:
     """Existing nodes first: preferred ones, then those already in use, then provisioned ones, then by name.
 
     A machine counts as a node to come until its node is usable, so nothing is asked for twice. Names of missing
@@ -78,11 +89,31 @@ def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine]
             node.name,
         )
 
-    selected = tuple(sorted((node for node in nodes if usable(node, ws)), key=rank)[: resource.count])
-    chosen = {node.name for node in selected}
-    pending = tuple(each for each in machines if not each.deleting and each.status.node_name not in chosen)
-    lacking = resource.count - len(selected) - len(pending)
-    return NodePlan(selected, pending, _free_names(ws.uid, lacking, {machine.name for machine in machines}))
+    candidates = sorted((node for node in nodes if eligible(node, ws)), key=rank)
+    selected = tuple(node for node in candidates if _ready(node))[: resource.count]
+    waits = {node.name: wait for node in candidates if node.name in in_use and (wait := _expected(node, now)) > 0}
+    awaited = tuple(node for node in candidates if node.name in waits)[: resource.count - len(selected)]
+    known = {node.name for node in (*selected, *awaited)}
+    coming = [each for each in machines if not each.deleting and each.status.node_name not in known]
+    lacking = resource.count - len(known)
+    pending = tuple(coming[:lacking])
+    # Only what has no node yet is given back: on a node there may be somebody's pod.
+    surplus = tuple(each for each in coming[lacking:] if not each.status.node_name)
+    names = _free_names(ws.uid, lacking - len(pending), {machine.name for machine in machines})
+    patience = min((waits[node.name] for node in awaited), default=None)
+    return NodePlan(selected, awaited, pending, names, surplus, patience)
+
+
+def _ready(node: Node) -> bool:
+    return is_true(node.status.conditions, "Ready")
+
+
+def _expected(node: Node, now: datetime) -> float:
+    """For how many more seconds a node that is not ready is expected back."""
+    condition = find_condition(node.status.conditions, "Ready")
+    if condition is None or condition.status == "True" or condition.last_transition_time is None:
+        return 0.0
+    return TOLERATED - (now - condition.last_transition_time).total_seconds()
 
 
 def _free_names(uid: str, count: int, taken: Collection[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ should be gives a plan that changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from kaito_api.apps import Deployment
@@ -23,7 +23,7 @@ from kaito_presets.catalogue import Catalogue
 from kaito_presets.preset import Preset
 from kaito_presets.skus import SkuTable
 
-__all__ = ["Observed", "Plan", "plan_workspace"]
+__all__ = ["Observed", "Plan", "plan_workspace", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,14 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, in this order: machines to ask for, objects to apply, and one status."""
+    """What to do, in this order: machines to ask for and to give back, objects to apply, one status; and when to look
+    again if nothing happens, in seconds."""
 
     status: WorkspaceStatus
     machines: tuple[Machine, ...] = ()
-    apply: tuple[Resource, ...] = field(default=())
+    surplus: tuple[Machine, ...] = ()
+    apply: tuple[Resource, ...] = ()
+    look_again: float | None = None
 
 
 def plan_workspace(
@@ -54,16 +57,11 @@ def plan_workspace(
     write = _StatusWriter(ws, now)
     problem = _obstacle(ws, seen, catalogue)
     if problem:
-        return Plan(
-            write.status(
-                write.put("ResourceReady", "False", "workspaceResourceStatusFailed", problem),
-                write.put("WorkspaceReady", "False", "workspaceFailed", problem),
-            )
-        )
+        return Plan(write.status(*write.no_resources(problem)))
 
     assert ws.inference is not None
     preset = catalogue.get(ws.inference.preset.name) if ws.inference.preset is not None else None
-    nodes = plan_nodes(ws, seen.nodes, seen.machines)
+    nodes = plan_nodes(ws, seen.nodes, seen.machines, now)
     if not nodes.complete(ws.resource.count):
         return _waiting_for_nodes(ws, nodes, preset, write)
 
@@ -88,11 +86,14 @@ def plan_workspace(
         )
     elif find_condition(ws.status.conditions, "InferenceReady") is not None:
         # It has served before: say that it does not now. Before that the columns stay empty, as they do upstream.
-        served = (
-            write.put("InferenceReady", "False", "WorkspaceInferenceStatusFailed", message),
-            write.put("WorkspaceReady", "False", "workspaceFailed", message),
-        )
-    return Plan(write.status(*resources, *served, nodes=nodes.selected), apply=objects)
+        served = write.not_serving(message)
+    return Plan(write.status(*resources, *served, nodes=nodes.selected), surplus=nodes.surplus, apply=objects)
+
+
+def refused(ws: Workspace, plan: Plan, what: Resource, why: str, now: datetime) -> WorkspaceStatus:
+    """The status of *plan* when the API server refuses one of its objects: in words, because retrying will not help."""
+    write = _StatusWriter(ws.evolve(status=plan.status), now)
+    return write.status(*write.not_serving(f"{what} was refused: {why}"))
 
 
 class _StatusWriter:
@@ -104,6 +105,19 @@ class _StatusWriter:
 
     def put(self, kind: str, status: ConditionStatus, reason: str, message: str) -> Condition:
         return put(kind, status, reason, message, generation=self._ws.metadata.generation, now=self._now)
+
+    def not_serving(self, why: str) -> tuple[Condition, ...]:
+        """The workload is not there, or does not serve."""
+        return (
+            self.put("InferenceReady", "False", "WorkspaceInferenceStatusFailed", why),
+            self.put("WorkspaceReady", "False", "workspaceFailed", why),
+        )
+
+    def no_resources(self, why: str) -> tuple[Condition, ...]:
+        """There are not enough nodes; what has served before does not serve now."""
+        lost = self.put("ResourceReady", "False", "workspaceResourceStatusFailed", why)
+        served = find_condition(self._ws.status.conditions, "InferenceReady")
+        return (lost, *(self.not_serving(why) if served is not None else self.not_serving(why)[1:]))
 
     def status(self, *conditions: Condition, nodes: Sequence[Node] | None = None) -> WorkspaceStatus:
         """The status with *conditions* put in; without *nodes* the known ones stay."""
@@ -131,33 +145,43 @@ def _obstacle(ws: Workspace, seen: Observed, catalogue: Catalogue) -> str:
     return ""
 
 
+_UNDER_WAY = frozenset({"", "AwaitingReconciliation", "Launching"})
+"""Why a machine may not be launched yet without anything being wrong."""
+
+
 def _waiting_for_nodes(ws: Workspace, nodes: NodePlan, preset: Preset | None, write: _StatusWriter) -> Plan:
     disk = preset.disk if preset is not None else "0"
-    wanted = tuple(machine(ws, name, disk) for name in nodes.missing)
-    failed = next(
-        (
-            (each, launched)
-            for each in nodes.pending
-            if (launched := find_condition(each.status.conditions, "MachineLaunched")) is not None
-            and launched.status != "True"
-            and launched.message
-        ),
-        None,
-    )
-    conditions: list[Condition] = []
-    if failed is not None:
-        text = f"machine {failed[0].name}: {failed[1].message}"
-        conditions.append(write.put("MachineReady", "False", "machineFailedCreation", text))
-        conditions.append(write.put("ResourceReady", "False", "workspaceResourceStatusFailed", text))
-        conditions.append(write.put("WorkspaceReady", "False", "workspaceFailed", text))
+    in_use = (*nodes.selected, *nodes.awaited)
+    conditions: tuple[Condition, ...]
+    if failure := _launch_failure(nodes.pending):
+        conditions = (
+            write.put("MachineReady", "False", "machineFailedCreation", failure),
+            *write.no_resources(failure),
+        )
+    elif nodes.awaited:
+        names = ", ".join(node.name for node in nodes.awaited)
+        conditions = write.no_resources(f"not ready, and expected back: node {names}")
     else:
         lacking = ws.resource.count - len(nodes.selected)
-        conditions.append(write.put("MachineReady", "Unknown", "CreateMachinePending", f"creating {lacking} machines"))
+        conditions = (write.put("MachineReady", "Unknown", "CreateMachinePending", f"creating {lacking} machines"),)
         if find_condition(ws.status.conditions, "ResourceReady") is not None:
             text = f"{len(nodes.selected)} of {ws.resource.count} nodes are ready"
-            conditions.append(write.put("ResourceReady", "False", "workspaceResourceStatusFailed", text))
-            conditions.append(write.put("WorkspaceReady", "False", "workspaceFailed", text))
-    return Plan(write.status(*conditions, nodes=nodes.selected), machines=wanted)
+            conditions += write.no_resources(text)
+    return Plan(
+        write.status(*conditions, nodes=in_use),
+        machines=tuple(machine(ws, name, disk) for name in nodes.missing),
+        surplus=nodes.surplus,
+        look_again=nodes.patience,
+    )
+
+
+def _launch_failure(machines: Sequence[Machine]) -> str:
+    """Why one of *machines* cannot be launched, or nothing."""
+    for each in machines:
+        launched = find_condition(each.status.conditions, "MachineLaunched")
+        if launched is not None and launched.status != "True" and launched.reason not in _UNDER_WAY:
+            return f"machine {each.name}: {launched.message or launched.reason}"
+    return ""
 
 
 def _serving(deployment: Deployment | None) -> tuple[bool, str]:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from kaito_api.meta import LabelSelector
 from kaito_api.workspace import AdapterSpec, DataSource, PresetSpec, ResourceSpec, TuningSpec, Workspace
-from kaito_ctrl.reconcilers.names import RESERVED_LABEL_DOMAINS
+from kaito_ctrl.reconcilers.names import ACCELERATOR_LABEL, RESERVED_LABEL_DOMAINS
 from kaito_presets.catalogue import Catalogue
 from kaito_presets.preset import Preset
 from kaito_presets.sizing import Workload, fitting_skus, size
@@ -27,6 +27,9 @@ from kaito_presets.skus import SkuTable
 __all__ = ["Problem", "Rules", "describe"]
 
 MAX_ADAPTERS = 10
+MAX_NAME = 54
+"""A label has 63 characters, and the headless Service of a workspace is named after it with nine more."""
+_LABEL = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
 _IMAGE = re.compile(
     r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?::\d+)?)/(?P<path>[^:@]+)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
@@ -83,6 +86,12 @@ class Rules:
 
     def _rules(self, ws: Workspace) -> Iterator[Problem]:
         inference, tuning = ws.inference, ws.tuning
+        if ws.name and (len(ws.name) > MAX_NAME or not _LABEL.fullmatch(ws.name)):
+            yield Problem(
+                "metadata.name",
+                f"{ws.name!r} cannot be the name of a Service, which the workspace gets",
+                f"use at most {MAX_NAME} lower-case letters, digits and -, beginning with a letter",
+            )
         if inference is None and tuning is None:
             yield Problem("inference", "either inference or tuning must be specified, not neither")
         if inference is not None and tuning is not None:
@@ -208,6 +217,10 @@ def _selector(selector: LabelSelector) -> Iterator[Problem]:
                 "use matchLabels",
             )
     for key in (*selector.match_labels, *(term.key for term in selector.match_expressions)):
+        if key == ACCELERATOR_LABEL and selector.match_labels.get(key) != "nvidia":
+            yield Problem(
+                f"{field}.matchLabels", f"{key} is a label that every new node gets as nvidia", "leave it out"
+            )
         domain = key.rpartition("/")[0]
         if domain and any(f"{domain}/".endswith(reserved) for reserved in RESERVED_LABEL_DOMAINS):
             yield Problem(

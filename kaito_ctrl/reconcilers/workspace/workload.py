@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from kaito_api.apps import Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdate
 from kaito_api.core import (
@@ -143,14 +143,25 @@ def inference_deployment(ws: Workspace, preset: Preset | None, sku: Sku | None, 
 
 
 def _placement(ws: Workspace) -> Affinity:
-    terms = tuple(
-        NodeSelectorRequirement(key=key, operator="In", values=(value,))
-        for key, value in sorted(required_labels(ws.resource).items())
-    )
+    """On nodes that the selector matches, and among the provisioned ones on this workspace's own."""
+
+    def term(key: str, operator: Literal["In", "DoesNotExist"], *values: str) -> NodeSelectorRequirement:
+        return (
+            NodeSelectorRequirement(key=key, operator=operator, values=values)
+            if values
+            else (NodeSelectorRequirement(key=key, operator=operator))
+        )
+
+    selected = tuple(term(key, "In", value) for key, value in sorted(required_labels(ws.resource).items()))
+    ours = (term(WORKSPACE_LABEL, "In", ws.name), term(WORKSPACE_NAMESPACE_LABEL, "In", ws.namespace or ""))
+    nobodys = (term(WORKSPACE_LABEL, "DoesNotExist"),)
     return Affinity(
         node_affinity=NodeAffinity(
             required_during_scheduling_ignored_during_execution=NodeSelector(
-                node_selector_terms=(NodeSelectorTerm(match_expressions=terms),)
+                node_selector_terms=(
+                    NodeSelectorTerm(match_expressions=(*selected, *ours)),
+                    NodeSelectorTerm(match_expressions=(*selected, *nobodys)),
+                )
             )
         )
     )

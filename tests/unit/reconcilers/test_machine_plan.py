@@ -10,7 +10,7 @@ from kaito_api.karpenter import Machine
 from kaito_api.meta import find_condition
 from kaito_ctrl.reconcilers.machine.drain import in_the_way
 from kaito_ctrl.reconcilers.machine.plan import Observed, Plan, plan_machine
-from kaito_provisioner import Instance, QuotaExceeded
+from kaito_provisioner import Instance, QuotaExceeded, Throttled
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GPU = {"nvidia.com/gpu": "1"}
@@ -74,6 +74,12 @@ def test_a_refusal_says_why_and_what_to_do() -> None:
     found = find_condition(made.status.conditions, "MachineLaunched")
     assert found is not None
     assert (found.reason, found.message) == ("QuotaExceeded", "the quota is used up; ask for more")
+
+
+def test_a_cloud_that_does_not_answer_has_not_taken_the_instance_away() -> None:
+    launched = machine(**plan().status.to_wire())
+    made = plan_machine(launched, Observed(error=Throttled("slow down", retry_after=30)), NOW)
+    assert condition(made, "MachineLaunched")[0] == "True"
 
 
 def test_a_node_is_registered_and_gets_what_the_claim_gives_it() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,11 +11,11 @@ from kaito_api.apps import Deployment, DeploymentStatus
 from kaito_api.core import Node, Service
 from kaito_api.karpenter import Machine
 from kaito_api.meta import find_condition
-from kaito_api.workspace import Workspace, WorkspaceStatus
-from kaito_ctrl.reconcilers.diff import covers, is_applied
+from kaito_api.workspace import Workspace
+from kaito_ctrl.reconcilers.diff import covers, is_applied, stamped
 from kaito_ctrl.reconcilers.names import machine_name
 from kaito_ctrl.reconcilers.workspace.nodes import plan_nodes
-from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace
+from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace, refused
 from kaito_ctrl.reconcilers.workspace.stages import stages
 from kaito_ctrl.reconcilers.workspace.workload import Settings
 from kaito_presets import Catalogue, SkuTable
@@ -34,15 +34,26 @@ def workspace(**changes: Any) -> Workspace:
     return Workspace.model_validate({**raw, **changes})
 
 
-def node(name: str, *, ready: str = "True", deleting: bool = False, **labels: str) -> Node:
+def node(
+    name: str,
+    *,
+    ready: str = "True",
+    since: datetime | None = None,
+    deleting: bool = False,
+    cordoned: bool = False,
+    **labels: str,
+) -> Node:
     metadata: dict[str, Any] = {"name": name, "labels": {"apps": "phi-3", **labels}}
     if deleting:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    return Node.model_validate({"metadata": metadata, "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+    condition = {"type": "Ready", "status": ready, "lastTransitionTime": since.isoformat() if since else None}
+    return Node.model_validate(
+        {"metadata": metadata, "spec": {"unschedulable": cordoned}, "status": {"conditions": [condition]}}
+    )
 
 
-def machine(name: str, *, node_name: str = "", ready: str = "Unknown", message: str = "") -> Machine:
-    conditions = [{"type": "MachineLaunched", "status": "Unknown" if message else ready, "message": message}]
+def machine(name: str, *, node_name: str = "", reason: str = "Launching", message: str = "") -> Machine:
+    conditions = [{"type": "MachineLaunched", "status": "Unknown", "reason": reason, "message": message}]
     return Machine.model_validate(
         {"metadata": {"name": name}, "status": {"nodeName": node_name, "conditions": conditions}}
     )
@@ -149,13 +160,53 @@ def test_what_has_served_and_stops_says_so() -> None:
     served = workspace(status=plan(workspace(), nodes=nodes, deployment=deployment(1)).status.to_wire())
     made = plan(served, nodes=nodes, deployment=deployment(0))
     assert status_of(made)["InferenceReady"] == status_of(made)["WorkspaceReady"] == "False"
-    lost = plan(served, nodes=[node("n1", ready="Unknown")], deployment=deployment(0))
-    assert status_of(lost)["ResourceReady"] == "False"
-    assert len(lost.machines) == 1
+    assert status_of(made)["ResourceReady"] == "True"
+
+
+def served() -> Workspace:
+    return workspace(status=plan(workspace(), nodes=[node("n1")], deployment=deployment(1)).status.to_wire())
+
+
+def test_a_node_that_falls_silent_is_awaited_before_it_is_replaced() -> None:
+    silent = node("n1", ready="Unknown", since=NOW - timedelta(seconds=100))
+    waiting = plan(served(), nodes=[silent], deployment=deployment(0))
+    assert waiting.machines == ()
+    assert waiting.look_again == 200
+    assert {status_of(waiting)[kind] for kind in ("ResourceReady", "InferenceReady", "WorkspaceReady")} == {"False"}
+    assert waiting.status.worker_nodes == ("n1",)
+    gone = node("n1", ready="Unknown", since=NOW - timedelta(seconds=301))
+    replaced = plan(served(), nodes=[gone], deployment=deployment(0))
+    assert len(replaced.machines) == 1
+
+
+def test_a_cordoned_node_is_kept_but_not_taken() -> None:
+    assert plan(served(), nodes=[node("n1", cordoned=True)], deployment=deployment(1)).machines == ()
+    assert len(plan(workspace(), nodes=[node("n1", cordoned=True)]).machines) == 1
+
+
+def test_a_machine_that_is_not_needed_any_more_is_given_back_unless_it_has_a_node() -> None:
+    booting, joined = machine("wsa"), machine("wsb", node_name="n2")
+    made = plan(served(), nodes=[node("n1")], machines=[booting, joined], deployment=deployment(1))
+    assert [each.name for each in made.surplus] == ["wsa"]
+
+
+def test_a_launch_under_way_is_no_failure() -> None:
+    made = plan(workspace(), machines=[machine("ws1", message="the cloud is making one")])
+    assert status_of(made) == {"MachineReady": "Unknown"}
+
+
+def test_what_the_server_refuses_is_said_in_the_status() -> None:
+    made = plan(workspace(), nodes=[node("n1")])
+    status = refused(workspace(), made, made.apply[1], "spec.template: Invalid value", NOW)
+    shown = find_condition(status.conditions, "WorkspaceReady")
+    assert shown is not None
+    assert shown.message == "Deployment default/ws was refused: spec.template: Invalid value"
 
 
 def test_a_refusal_of_the_cloud_is_shown_on_the_workspace() -> None:
-    made = plan(workspace(), machines=[machine("ws1", message="the quota is used up; ask for more")])
+    made = plan(
+        workspace(), machines=[machine("ws1", reason="QuotaExceeded", message="the quota is used up; ask for more")]
+    )
     shown = find_condition(made.status.conditions, "WorkspaceReady")
     assert shown is not None
     assert shown.status == "False"
@@ -202,7 +253,7 @@ def test_which_nodes_are_taken(
     nodes: list[Node], count: int, preferred: tuple[str, ...], in_use: tuple[str, ...], chosen: list[str]
 ) -> None:
     ws = workspace(resource={"count": count, "preferredNodes": preferred}, status={"workerNodes": in_use})
-    assert sorted(each.name for each in plan_nodes(ws, nodes, ()).selected) == chosen
+    assert sorted(each.name for each in plan_nodes(ws, nodes, (), NOW).selected) == chosen
 
 
 @pytest.mark.parametrize(
@@ -217,7 +268,7 @@ def test_which_nodes_are_taken(
     ],
 )
 def test_which_nodes_are_not_taken(unusable: Node) -> None:
-    assert plan_nodes(workspace(), [unusable], ()).selected == ()
+    assert plan_nodes(workspace(), [unusable], (), NOW).selected == ()
 
 
 def test_a_service_that_is_somebody_elses_is_left_alone_and_named() -> None:
@@ -268,14 +319,44 @@ def test_covers_looks_at_what_we_set_and_at_nothing_else() -> None:
     assert not covers({"a": 1}, {"b": 1})
 
 
+def test_covers_knows_what_the_server_makes_of_values() -> None:
+    live = {"limits": {"nvidia.com/gpu": "1", "cpu": "500m"}}
+    assert covers(live, {"limits": {"nvidia.com/gpu": 1, "cpu": "0.5"}, "args": [], "stdin": False, "value": ""})
+    assert not covers(live, {"limits": {"cpu": "0.6"}})
+    assert not covers({}, {"stdin": True})
+
+
+def test_a_field_that_is_no_longer_wanted_is_noticed() -> None:
+    ws = workspace()
+    before, after = (
+        stamped(plan(workspace(inference={"template": {"spec": spec}}), nodes=[node("n1")]).apply[1])
+        for spec in ({"hostNetwork": True, "containers": []}, {"containers": []})
+    )
+    live = before.to_wire()
+    live["metadata"]["ownerReferences"] = [ws.owner_reference().to_wire()]
+    assert is_applied(live, before, ws)
+    assert not is_applied(live, after, ws)
+
+
 def test_an_object_without_our_owner_reference_is_not_applied_yet() -> None:
     ws = workspace()
-    service = plan(ws, nodes=[node("n1")]).apply[0]
+    service = stamped(plan(ws, nodes=[node("n1")]).apply[0])
     live = service.to_wire()
     assert not is_applied(live, service, ws)
     live["metadata"]["ownerReferences"] = [ws.owner_reference().to_wire()]
     assert is_applied(live, service, ws)
 
 
-def test_status_is_a_value() -> None:
-    assert WorkspaceStatus() == WorkspaceStatus(worker_nodes=(), conditions=())
+def test_the_pod_goes_to_the_workspaces_own_nodes_or_to_nobodys() -> None:
+    spec = plan(workspace(), nodes=[node("n1")]).apply[1].to_wire()["spec"]["template"]["spec"]
+    required = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    ours, nobodys = (
+        [(each["key"], each["operator"], *each.get("values", ())) for each in term["matchExpressions"]]
+        for term in required["nodeSelectorTerms"]
+    )
+    assert ours == [
+        ("apps", "In", "phi-3"),
+        ("kaito.sh/workspace", "In", "ws"),
+        ("kaito.sh/workspacenamespace", "In", "default"),
+    ]
+    assert nobodys == [("apps", "In", "phi-3"), ("kaito.sh/workspace", "DoesNotExist")]
