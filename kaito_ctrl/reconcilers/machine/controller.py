@@ -26,6 +26,7 @@ from kaito_ctrl.runtime import (
 from kaito_ctrl.runtime.errors import NotFound
 from kaito_provisioner import CloudError, CloudProvider, Instance, LaunchRequest
 from kaito_provisioner import NotFound as InstanceNotFound
+from kaito_provisioner.cloud import InstanceState
 
 __all__ = ["MachineController"]
 
@@ -109,12 +110,15 @@ class MachineController(Controller[Machine]):
         if nodes and is_true(nodes[0].status.conditions, "Ready"):
             return seen, None
         try:
-            await self._cloud.find(machine.uid)
+            state: InstanceState | None = (await self._cloud.find(machine.uid)).state
         except InstanceNotFound:
-            await self._end(machine, "its instance is gone", ctx)
-            return None, None
+            state = None
         except CloudError as error:
             ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)
+            return seen, error.retry_after or _SILENCE
+        if state in (None, "Deleting", "Failed"):
+            await self._end(machine, f"its instance is {(state or 'gone').lower()}", ctx)
+            return None, None
         return seen, _SILENCE
 
     async def _end(self, machine: Machine, why: str, ctx: Context) -> None:
