@@ -9,7 +9,7 @@ of a reconciler reads belongs together. The cache hears of the process's own wri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -17,10 +17,18 @@ import structlog
 
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.client import Client
-from kaito_ctrl.runtime.errors import CacheSyncTimeout, NotCached, NotFound
+from kaito_ctrl.runtime.errors import (
+    ApiError,
+    CacheSyncTimeout,
+    KubeError,
+    NotCached,
+    NotFound,
+    TooManyRequests,
+    Unauthorized,
+)
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.meta import ObjectKey
-from kaito_ctrl.runtime.store import Indexer, Store
+from kaito_ctrl.runtime.store import Doubt, Indexer, Store
 from kaito_ctrl.runtime.watch import Reflector, Scope, State, Waiting
 
 __all__ = ["Cache", "Reader"]
@@ -68,6 +76,7 @@ class Cache(Reader):
         self._sync_timeout = sync_timeout
         self._stores: dict[type[Resource], Store[Any]] = {}
         self._scopes: dict[type[Resource], Scope] = {}
+        self._settling: dict[type[Resource], asyncio.Lock] = {}
         self._running = False
         self._log = structlog.get_logger("kaito_ctrl")
         self.reflectors: dict[type[Resource], Reflector] = {}
@@ -164,22 +173,49 @@ class Cache(Reader):
 
     def uncertain(self, kind: type[Resource], key: ObjectKey) -> None:
         store = self._stores.get(kind)
-        if store is not None and self._in_scope(kind, key):
+        # An object whose name only the server knows cannot be looked up: the watch will tell.
+        addressable = bool(key.name) and (bool(key.namespace) or not kind.namespaced)
+        if store is not None and addressable and self._in_scope(kind, key):
             store.doubt(key)
 
-    async def settle(self) -> None:
-        """Read live each key whose last write had no answer, so that what follows decides on facts.
+    async def settle(self, kinds: Collection[type[Resource]] | None = None) -> None:
+        """Read live each key of *kinds* (by default all) whose last write had no answer, so that what follows decides
+        on facts. Callers at the same time share one read.
 
-        Raises what the client raises; the doubt then stays, and the next pass tries again.
+        Raises what the client raises for the first key that cannot be read now; its doubt then stays, and the next
+        pass tries again. A read that is refused for good ends the doubt: asking again would not help.
         """
-        for kind, store in self._stores.items():
-            for key in sorted(store.uncertain()):
-                try:
-                    raw = await self._client.get_raw(kind, key)
-                except NotFound:
-                    store.settle(key, None)
-                else:
-                    store.settle(key, raw)
+        failures: list[KubeError] = []
+        for kind in self._stores if kinds is None else kinds:
+            store = self._stores.get(kind)
+            if store is None or not store.uncertain():
+                continue
+            async with self._settling.setdefault(kind, asyncio.Lock()):
+                for key in sorted(store.uncertain()):
+                    try:
+                        await self._look_up(kind, store.ask(key))
+                    except KubeError as error:
+                        failures.append(error)
+        if failures:
+            raise failures[0]
+
+    async def _look_up(self, kind: type[Resource], doubt: Doubt[Any]) -> None:
+        store = self._stores[kind]
+        raw: bytes | None = None
+        try:
+            raw = await self._client.get_raw(kind, doubt.key)
+        except NotFound as error:
+            if not error.of_object:
+                raise
+        except ApiError as error:
+            if error.code >= 500 or isinstance(error, TooManyRequests | Unauthorized):
+                raise
+            self._log.warning(
+                "cannot look up what became of a write", resource=kind.plural, key=str(doubt.key), error=str(error)
+            )
+            store.dismiss(doubt)
+            return
+        store.settle(doubt, raw)
 
     # -- inside ----------------------------------------------------------------------------------------------------
 

@@ -175,6 +175,7 @@ class Worker(Generic[R]):
             controller.indexes,
         )
         self._sources = (self._own, *controller.bound_sources())
+        self._kinds = tuple(dict.fromkeys(source.kind for source in self._sources))
         for source in self._sources:
             self.cache.declare(source.kind, scope=source.scope, indexes=source.indexes)
 
@@ -294,7 +295,7 @@ class Worker(Generic[R]):
         return "success"
 
     async def _reconcile(self, key: ObjectKey, ctx: Context) -> Result:
-        await self.cache.settle()
+        await self.cache.settle(self._kinds)
         obj = self.store.get(key)
         if obj is None:
             await self.controller.gone(key, ctx)

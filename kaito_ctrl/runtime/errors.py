@@ -114,7 +114,15 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """404: no such object, or no such kind."""
+    """404: no such object, or no such kind; :attr:`of_object` tells them apart."""
+
+    @property
+    def of_object(self) -> bool:
+        """Whether the server says that the object is not there: it answered for the kind, and names the object.
+
+        Any other 404 (its CustomResourceDefinition is being replaced, a proxy has lost its way) says nothing of it.
+        """
+        return self.reason == "NotFound" and bool(self.details.get("name"))
 
 
 class AlreadyExists(ApiError):

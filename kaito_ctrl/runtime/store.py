@@ -19,7 +19,7 @@ from kaito_ctrl.runtime.codec import Header, decode_header, strip_managed_fields
 from kaito_ctrl.runtime.errors import DecodeError, NotCached
 from kaito_ctrl.runtime.meta import ObjectKey, newer, parse_version
 
-__all__ = ["Change", "Entry", "Indexer", "Store"]
+__all__ = ["Change", "Doubt", "Entry", "Indexer", "Store"]
 
 R = TypeVar("R", bound=Resource)
 
@@ -80,6 +80,15 @@ class Change(Generic[R]):
 Listener = Callable[[Change[R]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt(Generic[R]):
+    """What was known of a doubtful key just before it was read live: the answer is weighed against that."""
+
+    key: ObjectKey
+    writes: int
+    entry: Entry[R] | None
+
+
 class Store(Generic[R]):
     """Entries by key, by owner, and by declared indexes. Feeds listeners, in order, without awaiting anything."""
 
@@ -97,7 +106,8 @@ class Store(Generic[R]):
         self._listeners: list[Listener[R]] = []
         self._seen: set[ObjectKey] | None = None
         self._buried: dict[str, str] = {}
-        self._uncertain: set[ObjectKey] = set()
+        self._uncertain: dict[ObjectKey, int] = {}
+        self._doubts = 0
 
     # -- declaring -----------------------------------------------------------------------------------------------
 
@@ -224,36 +234,40 @@ class Store(Generic[R]):
 
     def wrote(self, raw: bytes) -> None:
         """The answer to one of our writes."""
-        entry = self._read(raw)
-        if entry is None or not self.synced:
-            return
-        self._uncertain.discard(entry.key)
-        # The watch has been past this version: what it said about the key is at least as new.
-        if self.version and not newer(entry.header.resource_version, self.version):
-            return
-        self._put(entry)
+        entry = self._take(raw)
+        if entry is not None:
+            self._uncertain.pop(entry.key, None)
 
     def deleted(self, key: ObjectKey, uid: str) -> None:
         """The server says that the object is gone."""
-        self._uncertain.discard(key)
+        self._uncertain.pop(key, None)
         entry = self._entries.get(key)
-        if entry is None or (uid and entry.header.uid != uid):
-            return
-        # Events from before the deletion may still be under way: they must not raise the dead.
-        self._buried[entry.header.uid] = entry.header.resource_version
-        self._drop(entry)
+        if entry is not None and uid in ("", entry.header.uid):
+            self._bury(entry)
 
     def doubt(self, key: ObjectKey) -> None:
         """A write to *key* may or may not have happened."""
-        self._uncertain.add(key)
+        self._doubts += 1
+        self._uncertain[key] = self._doubts
 
-    def settle(self, key: ObjectKey, raw: bytes | None) -> None:
-        """What a live read made after the doubtful write says of *key*; ``None``: there is no such object."""
-        self._uncertain.discard(key)
+    def ask(self, key: ObjectKey) -> Doubt[R]:
+        """To be called right before the live read that is to settle *key*; give the result to :meth:`settle`."""
+        return Doubt(key, self._uncertain.get(key, 0), self._entries.get(key))
+
+    def settle(self, doubt: Doubt[R], raw: bytes | None) -> None:
+        """What a live read made after the doubtful write says of the key; ``None``: there is no such object."""
+        self.dismiss(doubt)
+        entry = self._entries.get(doubt.key)
         if raw is not None:
-            self.wrote(raw)
-        elif (entry := self._entries.get(key)) is not None:
-            self.deleted(key, entry.header.uid)
+            self._take(raw)
+        elif entry is not None and entry is doubt.entry:
+            # Another entry has come in during the read, which may be younger than the answer: then the watch decides.
+            self._bury(entry)
+
+    def dismiss(self, doubt: Doubt[R]) -> None:
+        """Let go of *doubt*, but not of one that arose since."""
+        if self._uncertain.get(doubt.key) == doubt.writes:
+            del self._uncertain[doubt.key]
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -264,6 +278,15 @@ class Store(Generic[R]):
             self.undecodable += 1
             return None
         return Entry(self.kind, header, strip_managed_fields(raw))
+
+    def _take(self, raw: bytes) -> Entry[R] | None:
+        entry = self._read(raw)
+        if entry is None or not self.synced:
+            return None
+        # The watch has been past this version: what it said about the key is at least as new.
+        if not self.version or newer(entry.header.resource_version, self.version):
+            self._put(entry)
+        return entry
 
     def _put(self, entry: Entry[R], *, initial: bool = False) -> None:
         if entry.header.uid in self._buried:
@@ -276,6 +299,11 @@ class Store(Generic[R]):
         self._entries[entry.key] = entry
         self._index(entry)
         self._tell(Change(entry.key, old, entry, initial=initial))
+
+    def _bury(self, entry: Entry[R]) -> None:
+        # Events from before the deletion may still be under way: they must not raise the dead.
+        self._buried[entry.header.uid] = entry.header.resource_version
+        self._drop(entry)
 
     def _drop(self, entry: Entry[R]) -> None:
         del self._entries[entry.key]

@@ -97,10 +97,10 @@ def test_a_deletion_of_the_predecessor_leaves_the_successor_alone(store: Store[C
 def test_a_doubtful_write_is_settled_by_what_a_live_read_says(store: Store[ConfigMap]) -> None:
     store.doubt(KEY)
     assert store.uncertain() == {KEY}
-    store.settle(KEY, raw("a", 7))
+    store.settle(store.ask(KEY), raw("a", 7))
     assert version(store) == "7"
     store.doubt(KEY)
-    store.settle(KEY, None)
+    store.settle(store.ask(KEY), None)
     assert version(store) is None
     assert store.uncertain() == frozenset()
 
@@ -139,3 +139,22 @@ def test_managed_fields_are_not_kept(store: Store[ConfigMap]) -> None:
     assert entry is not None
     assert b"managedFields" not in entry.raw
     assert entry.view().data == {"k": "v"}
+
+
+def test_a_live_read_from_before_a_new_object_does_not_bury_it(store: Store[ConfigMap]) -> None:
+    store.doubt(KEY)
+    asked = store.ask(KEY)
+    store.wrote(raw("a", 7, uid="new"))
+    store.settle(asked, None)
+    assert version(store) == "7"
+    assert store.uncertain() == frozenset()
+    store.upsert(raw("a", 8, uid="new"), initial=False)
+    assert version(store) == "8"
+
+
+def test_a_doubt_that_arises_during_a_live_read_outlives_its_answer(store: Store[ConfigMap]) -> None:
+    store.doubt(KEY)
+    asked = store.ask(KEY)
+    store.doubt(KEY)
+    store.settle(asked, None)
+    assert store.uncertain() == {KEY}
