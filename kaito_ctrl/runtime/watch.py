@@ -332,7 +332,8 @@ class Reflector:
     """Keeps a sink equal to the server's content of one kind, for as long as :meth:`run` runs.
 
     ``timeout`` is how long a watch lasts (drawn between one and two times that, so that they do not end together);
-    ``idle`` how long silence is believed: servers send a bookmark about once a minute.
+    ``idle`` how long its silence is believed: servers send a bookmark about once a minute. A list is silent for a
+    minute at most. All in seconds.
     """
 
     def __init__(
@@ -360,6 +361,7 @@ class Reflector:
         self._backoff = backoff or Backoff()
         self._timeout = timeout
         self._idle = idle
+        self._list_idle = min(idle, 60.0)
         self._on_state = on_state
         self._max_slice = max_slice
 
@@ -414,7 +416,7 @@ class Reflector:
         else:
             query.append(("limit", str(PAGE_SIZE)))
         try:
-            async with await self._transport.send(self._request(query, timeout=60.0)) as response:
+            async with await self._transport.send(self._request(query, idle=self._list_idle)) as response:
                 await raise_for_status(response)
                 head, items = decode_list(await response.read())
         except (ApiError, TransportError) as error:
@@ -438,8 +440,12 @@ class Reflector:
         loop = asyncio.get_running_loop()
         began, frames = loop.time(), 0
         try:
-            async with await self._transport.send(self._request(query, timeout=60.0)) as response:
-                await raise_for_status(response)
+            async with await self._transport.send(self._request(query, idle=None)) as response:
+                try:
+                    async with asyncio.timeout(self._idle):
+                        await raise_for_status(response)
+                except TimeoutError:
+                    raise TransportError(f"HTTP {response.status}, and its reason did not come") from None
                 splitter = LineSplitter()
                 chunks = response.chunks()
                 while True:
@@ -463,9 +469,9 @@ class Reflector:
             return
         yield Closed(frames, loop.time() - began)
 
-    def _request(self, query: list[tuple[str, str]], timeout: float) -> Request:
+    def _request(self, query: list[tuple[str, str]], *, idle: float | None) -> Request:
         path = collection_path(self.kind, self.scope.namespace)
-        return Request("GET", path, tuple(query), {"accept": "application/json"}, None, timeout, None)
+        return Request("GET", path, tuple(query), {"accept": "application/json"}, timeout=60.0, idle_timeout=idle)
 
 
 def _read_line(line: bytes) -> Frame | Failed | None:
