@@ -208,8 +208,13 @@ class Worker(Generic[R]):
     def _listener(self, source: Source) -> Callable[[Change[Any]], None]:
         def listen(change: Change[Any]) -> None:
             priority = LOW if change.initial else NORMAL
-            for key in source.keys(change, self.cache):
-                self.queue.add(key, priority=priority)
+            try:
+                for key in source.keys(change, self.cache):
+                    self.queue.add(key, priority=priority)
+            except Exception:  # noqa: BLE001 - a predicate or mapper that fails must not end the watch it hangs on
+                self._log.exception("cannot tell whom a change wakes", source=source.kind.kind, key=str(change.key))
+                if self.metrics is not None:
+                    self.metrics.errors.inc()
 
         return listen
 

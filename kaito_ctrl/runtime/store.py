@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import structlog
 from pydantic import ValidationError
 
 from kaito_api.meta import Resource
@@ -22,6 +23,8 @@ from kaito_ctrl.runtime.meta import ObjectKey, newer, parse_version
 __all__ = ["Change", "Doubt", "Entry", "Indexer", "Store"]
 
 R = TypeVar("R", bound=Resource)
+
+_log = structlog.get_logger("kaito_ctrl")
 
 Indexer = Callable[[R], Iterable[str]]
 """Maps an object to the values under which it is to be found."""
@@ -325,7 +328,12 @@ class Store(Generic[R]):
 
     def _values(self, entry: Entry[R]) -> Iterator[tuple[str, str]]:
         for name, indexer in self._indexers.items():
-            for value in indexer(entry.view()):
+            try:
+                values = tuple(indexer(entry.view()))
+            except Exception:  # noqa: BLE001 - somebody else's function must not end the watch that feeds this store
+                _log.exception("index function failed", kind=self.kind.kind, index=name, key=str(entry.key))
+                continue
+            for value in values:
                 yield name, value
 
     def _unindex(self, entry: Entry[R]) -> None:

@@ -364,3 +364,21 @@ async def test_no_cluster_is_an_error_with_a_reason() -> None:
 
     with pytest.raises(KubeError, match="cannot use kubeconfig"):
         await connect(kubeconfig="/no/such/file")
+
+
+async def test_a_mapper_that_fails_is_reported_and_the_watch_goes_on(server: ApiServer) -> None:
+    class Careless(Counting):
+        name = "careless"
+        sources = (watches(ConfigMap, lambda obj, _: [ObjectKey("default", obj.data["wakes"])]),)
+
+    from prometheus_client import generate_latest
+
+    client = Client(server.transport())
+    await client.create(config_map("replayed"))
+    controller = Careless()
+    async with running(server.transport(), controller) as manager:
+        await until(lambda: "replayed#0" in controller.seen)
+        await client.create(config_map("x"))
+        await until(lambda: "x#0" in controller.seen)
+        text = generate_latest(manager.cluster.metrics.registry).decode()
+    assert 'controller_runtime_reconcile_errors_total{controller="careless"} 2.0' in text

@@ -158,3 +158,13 @@ def test_a_doubt_that_arises_during_a_live_read_outlives_its_answer(store: Store
     store.doubt(KEY)
     store.settle(asked, None)
     assert store.uncertain() == {KEY}
+
+
+def test_an_index_function_that_fails_finds_nothing_and_hurts_nobody(store: Store[ConfigMap]) -> None:
+    store.add_index("picky", lambda each: (each.data["color"],))
+    store.add_index("easy", lambda each: (each.name,))
+    store.upsert(raw("a", 5), initial=False)
+    assert store.select(index=("picky", "red")) == ()
+    assert [each.name for each in store.select(index=("easy", "a"))] == ["a"]
+    store.upsert(raw("a", 6, data={"color": "red"}), initial=False)
+    assert [each.name for each in store.select(index=("picky", "red"))] == ["a"]
