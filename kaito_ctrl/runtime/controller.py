@@ -279,16 +279,18 @@ class Worker(Generic[R]):
         except LeaseLost:
             # Somebody else leads now: there is nothing to retry, and nothing wrong with the object.
             return "cancelled"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Not us, but something that the reconcile waited for was cancelled: to this object, a failure like others.
+            return self._failed(key, priority, log, RuntimeError("the reconcile awaited something that was cancelled"))
         except Exception as error:  # noqa: BLE001 - whatever a reconciler raises must not end the controller
             if isinstance(error, TimeoutError) and limit.expired():
                 error = TimeoutError(f"the reconcile took longer than {self.controller.timeout:g} s")
                 if self.metrics is not None:
                     self.metrics.timeouts.inc()
-            delay = self.queue.retry(key, priority=priority)
-            self._report(key, log, error, delay=delay)
-            if self.metrics is not None:
-                self.metrics.errors.inc()
-            return "error"
+            return self._failed(key, priority, log, error)
         self._failures.pop(key, None)
         if result.backoff:
             self.queue.retry(key, priority=priority)
@@ -298,6 +300,13 @@ class Worker(Generic[R]):
             self.queue.add(key, after=self._spread(result.after), priority=priority)
             return "requeue_after"
         return "success"
+
+    def _failed(self, key: ObjectKey, priority: int, log: Any, error: Exception) -> str:
+        delay = self.queue.retry(key, priority=priority)
+        self._report(key, log, error, delay=delay)
+        if self.metrics is not None:
+            self.metrics.errors.inc()
+        return "error"
 
     async def _reconcile(self, key: ObjectKey, ctx: Context) -> Result:
         await self.cache.settle(self._kinds)

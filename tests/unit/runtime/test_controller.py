@@ -382,3 +382,22 @@ async def test_a_mapper_that_fails_is_reported_and_the_watch_goes_on(server: Api
         await until(lambda: "x#0" in controller.seen)
         text = generate_latest(manager.cluster.metrics.registry).decode()
     assert 'controller_runtime_reconcile_errors_total{controller="careless"} 2.0' in text
+
+
+async def test_a_cancellation_from_elsewhere_is_a_failure_and_retried(server: ApiServer) -> None:
+    class Forlorn(Counting):
+        name = "forlorn"
+
+        async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+            self.seen.append(f"{obj.name}#{ctx.attempt}")
+            if not ctx.attempt:
+                given_up = asyncio.get_running_loop().create_future()
+                given_up.cancel()
+                await given_up
+            return Result.done()
+
+    await Client(server.transport()).create(config_map("x"))
+    controller, outcomes = Forlorn(), list[str]()
+    async with running(server.transport(), controller, observe=lambda key, outcome: outcomes.append(outcome)):
+        await until(lambda: outcomes == ["error", "success"])
+    assert controller.seen == ["x#0", "x#1"]
