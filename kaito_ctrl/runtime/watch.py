@@ -10,18 +10,22 @@ state       input                                    next
 ==========  =======================================  ========================================================
 Listing     page with a continue token               Listing(next page)
 Listing     last page                                Watching(list's version); synced
-Listing     410 (token expired)                      Listing from the start, by quorum read
+Listing     410 (token expired)                      restart
 Streaming   ADDED ...                                Streaming
 Streaming   BOOKMARK that ends the initial events    Watching; synced
 Streaming   refused (400, 404, 405, 415, 422)        Listing; streaming is not tried again
 Watching    ADDED, MODIFIED, DELETED, BOOKMARK       Watching(its version)
 Watching    end of stream                            Watching at once; after an empty one under 1 s: back off
 Watching    silence                                  Watching at once (the connection is presumed dead)
-Watching    410, as answer or as ERROR event         Listing by quorum read; the store keeps serving
+Watching    410, as answer or as ERROR event         restart; the store keeps serving
+Watching    any other refusal, for the third time    back off, then restart: it may be about the version
 any         401, 5xx, transport error, other ERROR   back off, then the same again
 any         429                                      wait as long as the server says, then the same again
-any         403, 404                                 suspended: wait 10 s, doubling to 5 min; then from the start
+any         403, 404                                 suspended: wait 10 s, doubling to 5 min; then restart
 ==========  =======================================  ========================================================
+
+To restart is to list by quorum read: by streaming from a server that is known to do so, else by Listing. A second 410
+before any event has come backs off first. ``attempt`` counts what has failed since the last event.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from kaito_ctrl.runtime.codec import (
     decode_list,
     decode_watch_line,
 )
-from kaito_ctrl.runtime.errors import ApiError, Forbidden, Gone, NotFound, TooManyRequests, TransportError
+from kaito_ctrl.runtime.errors import ApiError, Forbidden, Gone, NotFound, TooManyRequests, TransportError, Unauthorized
 from kaito_ctrl.runtime.meta import collection_path
 from kaito_ctrl.runtime.transport import Request, Transport
 
@@ -75,6 +79,7 @@ __all__ = [
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 PAGE_SIZE = 500
 _STREAMING_REFUSED = frozenset({400, 404, 405, 415, 422})
+_REFUSALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,6 @@ class Listing:
     version: str = "0"
     token: str = ""
     attempt: int = 0
-    streaming: bool = False
-    """Whether a streaming list may be tried at the next full start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,9 @@ class Watching:
     version: str
     attempt: int = 0
     streaming: bool = False
+    """Whether the server is known to stream lists."""
+    refusals: int = 0
+    """How often in a row the server has refused, for reasons that may lie in ``version``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +210,10 @@ def initial(*, streaming: bool) -> State:
 
 def _restart(state: Listing | Streaming | Watching) -> Listing | Streaming:
     match state:
-        case Streaming(attempt):
+        case Streaming(attempt) | Watching(attempt=attempt, streaming=True):
             return Streaming(attempt + 1)
-        case Listing(attempt=attempt, streaming=streaming) | Watching(attempt=attempt, streaming=streaming):
-            return Listing("", attempt=attempt + 1, streaming=streaming)
+        case _:
+            return Listing("", attempt=state.attempt + 1)
 
 
 def _again(state: Listing | Streaming | Watching) -> Listing | Streaming | Watching:
@@ -217,21 +223,31 @@ def _again(state: Listing | Streaming | Watching) -> Listing | Streaming | Watch
     return replace(state, attempt=state.attempt + 1)
 
 
+def _moved(state: Watching, version: str) -> Watching:
+    return replace(state, version=version or state.version, attempt=0, refusals=0)
+
+
 def _on_failure(state: Listing | Streaming | Watching, error: ApiError | TransportError) -> State:
     attempt = state.attempt + 1
     match error:
-        case Gone() if isinstance(state, Listing) and not state.token:
+        case Gone() if state.attempt or (isinstance(state, Listing) and not state.token):
             return Waiting(_restart(state), attempt, reason="Gone")
         case Gone():
             return _restart(state)
         case ApiError(code=code) if isinstance(state, Streaming) and code in _STREAMING_REFUSED:
-            return Listing("0")
+            # Memory may serve the very first list alone: a later one must not lead back in time.
+            return Listing("" if state.attempt else "0", attempt=state.attempt)
         case TooManyRequests(retry_after=wait):
-            return Waiting(_again(state), attempt, wait, reason="TooManyRequests")
+            return Waiting(_again(state), attempt, wait or None, reason="TooManyRequests")
         case Forbidden() | NotFound():
             return Waiting(_restart(state), attempt, suspended=True, reason=error.reason or type(error).__name__)
         case ApiError(reason=reason):
-            return Waiting(_again(state), attempt, reason=reason or f"HTTP {error.code}")
+            then = _again(state)
+            if isinstance(then, Watching) and not isinstance(error, Unauthorized):
+                then = replace(then, refusals=then.refusals + 1)
+                if then.refusals >= _REFUSALS:
+                    return Waiting(_restart(state), attempt, reason=reason or f"HTTP {error.code}")
+            return Waiting(then, attempt, reason=reason or f"HTTP {error.code}")
         case _:
             return Waiting(_again(state), attempt, reason=str(error))
 
@@ -246,15 +262,15 @@ def step(state: State, seen: Input) -> tuple[State, tuple[Effect, ...]]:
             return then, ()
         case (Listing() | Streaming() | Watching()) as asking, Failed(error):
             return _on_failure(asking, error), ()
-        case Listing(token=token, streaming=streaming) as listing, Page(head, items):
+        case Listing(token=token, attempt=attempt) as listing, Page(head, items):
             effects: list[Effect] = [] if token else [BeginReplace()]
             effects += [Upsert(item, initial=True) for item in items]
             if head.continue_:
                 return replace(listing, token=head.continue_), tuple(effects)
             effects.append(EndReplace(head.resource_version))
-            return Watching(head.resource_version, streaming=streaming), tuple(effects)
-        case Streaming(), Frame("BOOKMARK", version=version, ends_initial=True):
-            return Watching(version, streaming=True), (EndReplace(version),)
+            return Watching(head.resource_version, attempt), tuple(effects)
+        case Streaming(attempt), Frame("BOOKMARK", version=version, ends_initial=True):
+            return Watching(version, attempt, streaming=True), (EndReplace(version),)
         case Streaming(), Frame("BOOKMARK"):
             return state, ()
         case Streaming(), Frame("ADDED" | "MODIFIED", raw):
@@ -264,15 +280,15 @@ def step(state: State, seen: Input) -> tuple[State, tuple[Effect, ...]]:
         case Streaming(attempt), Closed() | Silence():
             return Waiting(Streaming(attempt + 1), attempt + 1, reason="the initial events broke off"), ()
         case Watching() as watching, Frame("ADDED" | "MODIFIED", raw, version):
-            return replace(watching, version=version or watching.version, attempt=0), (Upsert(raw),)
+            return _moved(watching, version), (Upsert(raw),)
         case Watching() as watching, Frame("DELETED", raw, version):
-            return replace(watching, version=version or watching.version, attempt=0), (Remove(raw),)
+            return _moved(watching, version), (Remove(raw),)
         case Watching() as watching, Frame("BOOKMARK", version=version):
-            return replace(watching, version=version or watching.version, attempt=0), (Advance(version),)
+            return _moved(watching, version), (Advance(version),)
         case Watching() as watching, Closed(frames, seconds):
             if frames == 0 and seconds < 1.0:
                 return Waiting(_again(watching), watching.attempt + 1, reason="the watch closed at once"), ()
-            return replace(watching, attempt=0), ()
+            return _moved(watching, watching.version), ()
         case Watching() as watching, Silence():
             return watching, ()
         case (Streaming() | Watching()) as current, Frame():
@@ -377,13 +393,11 @@ class Reflector:
                 case Streaming() | Watching() as open_:
                     if isinstance(open_, Streaming):
                         self._sink.begin_replace()
-                    # Leaving the loop at a change of request closes the stream: the next state asks for another one.
                     async with aclosing(self._watch(open_)) as stream:
                         async for seen in stream:
-                            if await self._take(seen) not in (Streaming, Watching):
-                                break
+                            await self._take(seen)
 
-    async def _take(self, seen: Input) -> type[State]:
+    async def _take(self, seen: Input) -> None:
         before = type(self.state)
         self.state, effects = step(self.state, seen)
         loop = asyncio.get_running_loop()
@@ -405,7 +419,6 @@ class Reflector:
                 began = loop.time()
         if self._on_state is not None and type(self.state) is not before:
             self._on_state(self.state)
-        return type(self.state)
 
     async def _list(self, state: Listing) -> Input:
         query = list(self.scope.query())
@@ -437,6 +450,7 @@ class Reflector:
             query += [("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan")]
         else:
             query.append(("resourceVersion", state.version))
+        # Whatever is no frame ends the stream: the state that follows from it asks for another one.
         loop = asyncio.get_running_loop()
         began, frames = loop.time(), 0
         try:
@@ -461,8 +475,10 @@ class Reflector:
                         seen = _read_line(line)
                         if seen is None:
                             continue
-                        frames += 1
                         yield seen
+                        if isinstance(seen, Failed):
+                            return
+                        frames += 1
         except (ApiError, TransportError) as error:
             # A connection that breaks after it has delivered is an ordinary end: go on from where we are, at once.
             yield Closed(frames, loop.time() - began) if frames and isinstance(error, TransportError) else Failed(error)

@@ -143,3 +143,82 @@ async def test_a_list_is_never_silent_for_longer_than_a_minute() -> None:
     async with reflecting(page(5), SILENT) as (script, store, _reflector):
         await until(lambda: store.synced)
         assert script.requests[0].idle_timeout == 60
+
+
+def initial_end(version: int) -> bytes:
+    annotations = {"k8s.io/initial-events-end": "true"}
+    return event("BOOKMARK", {"metadata": {"resourceVersion": str(version), "annotations": annotations}})
+
+
+async def test_a_list_comes_in_pages_and_is_watched_from_its_version() -> None:
+    first, second = config_map("a", 1), config_map("b", 2)
+    async with reflecting(page(5, first, token="t"), page(5, second), SILENT) as (script, store, _):
+        await until(lambda: len(script.requests) == 3)
+        assert names(store) == ["a", "b"]
+        assert script.query(1)["continue"] == "t"
+        assert script.query(2)["resourceVersion"] == "5"
+        assert script.query(2)["allowWatchBookmarks"] == "true"
+
+
+async def test_an_expired_version_is_answered_by_a_quorum_list_while_the_store_keeps_serving() -> None:
+    refused = Answer((json.dumps(expired()).encode(),), status=410)
+    listed = page(5, config_map("a", 1), config_map("b", 2))
+    async with reflecting(listed, refused, page(9, config_map("b", 2)), SILENT) as (script, store, _):
+        await until(lambda: len(script.requests) == 4)
+        assert "resourceVersion" not in script.query(2)
+        assert names(store) == ["b"]
+        assert script.query(3)["resourceVersion"] == "9"
+
+
+async def test_an_expired_version_as_an_event_is_the_same_and_closes_the_stream() -> None:
+    stream = Answer((event("ADDED", config_map("a", 6)), event("ERROR", expired())), stalls=True)
+    async with reflecting(page(5), stream, page(9), SILENT) as (script, store, _):
+        await until(lambda: len(script.requests) == 4)
+        assert script.open <= 1
+        assert "watch" not in script.query(2)
+        assert names(store) == []
+
+
+async def test_a_streaming_list_that_expires_leaves_its_stream() -> None:
+    stream = Answer((event("ADDED", config_map("a", 6)), event("ERROR", expired())), stalls=True)
+    again = Answer((event("ADDED", config_map("b", 7)), initial_end(8)), stalls=True)
+    async with reflecting(stream, again, streaming=True) as (script, store, _):
+        await until(lambda: store.synced)
+        assert len(script.requests) == 2
+        assert script.query(1)["sendInitialEvents"] == "true"
+        assert names(store) == ["b"]
+
+
+async def test_a_watch_that_is_cut_mid_line_goes_on_from_the_last_whole_event() -> None:
+    cut = Answer((event("ADDED", config_map("a", 6)), event("ADDED", config_map("b", 7))[:30]), breaks=True)
+    rest = Answer((event("ADDED", config_map("b", 7)),), stalls=True)
+    async with reflecting(page(5), cut, rest) as (script, store, _):
+        await until(lambda: len(script.requests) == 3 and len(store) == 2)
+        assert script.query(2)["resourceVersion"] == "6"
+
+
+async def test_an_event_may_be_cut_anywhere_and_arrive_in_pieces() -> None:
+    line = event("ADDED", config_map("a", 6))
+    pieces = Answer(tuple(line[index : index + 7] for index in range(0, len(line), 7)), stalls=True)
+    async with reflecting(page(5), pieces) as (_, store, _reflector):
+        await until(lambda: names(store) == ["a"])
+
+
+async def test_a_bookmark_moves_the_version_of_the_next_watch() -> None:
+    stream = Answer((event("BOOKMARK", {"metadata": {"resourceVersion": "70"}}),))
+    async with reflecting(page(5), stream, SILENT) as (script, store, _):
+        await until(lambda: len(script.requests) == 3)
+        assert script.query(2)["resourceVersion"] == "70"
+        assert store.version == "70"
+
+
+async def test_silence_beyond_belief_opens_another_watch() -> None:
+    async with reflecting(page(5), SILENT, SILENT, idle=0.02) as (script, _, _reflector):
+        await until(lambda: len(script.requests) >= 3)
+        assert script.query(2)["resourceVersion"] == "5"
+
+
+async def test_lines_that_are_no_events_are_passed_over() -> None:
+    stream = Answer((b"not json\n\n[]\n" + event("ADDED", config_map("a", 6)),), stalls=True)
+    async with reflecting(page(5), stream) as (_, store, _reflector):
+        await until(lambda: names(store) == ["a"])

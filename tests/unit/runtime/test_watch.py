@@ -22,6 +22,7 @@ from kaito_ctrl.runtime.watch import (
     Page,
     Remove,
     Silence,
+    State,
     Streaming,
     Upsert,
     Waiting,
@@ -148,6 +149,70 @@ def test_waits_grow_and_stay_within_their_bounds(attempt: int, rng: random.Rando
     assert 10 <= backoff.seconds(Waiting(Listing(), attempt, suspended=True), rng) <= backoff.suspended_cap
 
 
+def test_a_version_that_expires_again_before_anything_came_backs_off() -> None:
+    state, _ = step(Watching("4"), GONE)
+    state, _ = step(state, Page(ListHead("9"), ()))
+    state, _ = step(state, GONE)
+    assert isinstance(state, Waiting)
+    assert isinstance(state.then, Listing)
+
+
+def test_a_page_that_expires_again_and_again_backs_off() -> None:
+    state, _ = step(Listing(""), Page(ListHead("9", "more"), ()))
+    state, _ = step(state, GONE)
+    assert isinstance(state, Listing)
+    state, _ = step(state, Page(ListHead("9", "more"), ()))
+    state, _ = step(state, GONE)
+    assert isinstance(state, Waiting)
+
+
+def test_a_streaming_list_that_expires_again_backs_off() -> None:
+    state, _ = step(Streaming(), GONE)
+    assert isinstance(state, Streaming)
+    state, _ = step(state, GONE)
+    assert isinstance(state, Waiting)
+    assert isinstance(state.then, Streaming)
+
+
+def test_a_server_that_streams_lists_is_asked_to_after_an_expired_version() -> None:
+    state, _ = step(Watching("4", streaming=True), GONE)
+    assert isinstance(state, Streaming)
+
+
+def test_a_first_event_ends_the_back_off() -> None:
+    state, _ = step(Watching("4", attempt=5, refusals=2), Frame("BOOKMARK", b"{}", "5"))
+    assert state == Watching("5")
+
+
+@pytest.mark.parametrize("code", [400, 500, 504])
+def test_a_version_that_is_refused_three_times_is_given_up_for_a_list(code: int) -> None:
+    state: State = Watching("5")
+    for _ in range(2):
+        state, _effects = step(state, Failed(ApiError.of(code)))
+        assert isinstance(state, Waiting)
+        assert isinstance(state.then, Watching)
+        state, _effects = step(state, Woke())
+    state, _effects = step(state, Failed(ApiError.of(code)))
+    assert isinstance(state, Waiting)
+    assert isinstance(state.then, Listing)
+
+
+@pytest.mark.parametrize("failure", [BROKEN, Failed(ApiError.of(401)), Failed(ApiError.of(429))])
+def test_what_is_not_about_the_version_never_gives_it_up(failure: Failed) -> None:
+    state: State = Watching("5")
+    for _ in range(10):
+        state, _effects = step(state, failure)
+        assert isinstance(state, Waiting)
+        assert isinstance(state.then, Watching)
+        state, _effects = step(state, Woke())
+
+
+def test_a_wait_of_no_seconds_is_no_leave_to_spin() -> None:
+    state, _ = step(Watching("4"), Failed(ApiError.of(429, retry_after=0)))
+    assert isinstance(state, Waiting)
+    assert Backoff().seconds(state, random.Random(1)) > 0.1
+
+
 failures = st.sampled_from([400, 401, 403, 404, 405, 409, 410, 415, 422, 429, 500, 503, 504]).map(
     lambda code: Failed(ApiError.of(code))
 )
@@ -176,3 +241,21 @@ def test_nothing_that_a_server_answers_ends_a_watch(streaming: bool, data: st.Da
                 seen = data.draw(st.one_of(any_end, frames, closed, st.just(Silence())))
         state, _ = step(state, seen)
     assert isinstance(state, Listing | Streaming | Watching | Waiting)
+
+
+@given(st.booleans(), st.data())
+def test_answers_without_an_event_cause_but_a_few_requests_at_once(streaming: bool, data: st.DataObject) -> None:
+    state, requests = initial(streaming=streaming), 0
+    for _ in range(50):
+        match state:
+            case Waiting():
+                seen, requests = Woke(), -1
+            case Listing(token=token):
+                tokens = st.just("") if token else st.sampled_from(["", "t"])
+                page = st.builds(Page, st.builds(ListHead, st.just("9"), tokens), st.just(()))
+                seen = data.draw(st.one_of(any_end, st.just(GONE), page))
+            case _:
+                seen = data.draw(st.one_of(any_end, st.just(GONE), st.just(Closed(0, 0.1))))
+        state, _ = step(state, seen)
+        requests += 1
+        assert requests <= 8
