@@ -121,7 +121,7 @@ class Cache(Reader):
         return waiting
 
     async def run(self, lifetime: Lifetime) -> None:
-        """Watch every declared kind until cancelled; started once all of them are synced.
+        """Watch every declared kind until asked to stop; started once all of them are synced.
 
         Raises ``CacheSyncTimeout`` when a kind cannot be listed in time.
         """
@@ -137,6 +137,7 @@ class Cache(Reader):
 
         if not self._stores:
             synced.set()
+        watches: list[asyncio.Task[None]] = []
         async with asyncio.TaskGroup() as group:
             for kind, store in self._stores.items():
                 reflector = self.reflectors[kind] = Reflector(
@@ -148,7 +149,7 @@ class Cache(Reader):
                     streaming=self._streaming,
                     on_state=partial(on_state, kind),
                 )
-                group.create_task(reflector.run(), name=f"watch/{kind.plural}")
+                watches.append(group.create_task(reflector.run(), name=f"watch/{kind.plural}"))
             try:
                 async with asyncio.timeout(self._sync_timeout):
                     await synced.wait()
@@ -158,6 +159,9 @@ class Cache(Reader):
                     "and may this identity list and watch it?"
                 ) from None
             lifetime.started()
+            await lifetime.wait_stopping()
+            for watch in watches:
+                watch.cancel()
 
     # -- WriteObserver ---------------------------------------------------------------------------------------------
 

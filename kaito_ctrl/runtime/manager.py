@@ -8,9 +8,11 @@ inside it, so that no code anywhere has to say in which order to stop.
 from __future__ import annotations
 
 import asyncio
+import io
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
 import structlog
@@ -68,8 +70,9 @@ class Cluster:
 class Manager:
     """Runs controllers and their surroundings until told to stop.
 
-    ``drain`` is how long running reconciles may finish in after a stop, ``grace`` how long cancelled tasks may take to
-    clean up (both in seconds): together they fit into a pod's default termination grace period of 30 s.
+    ``drain`` is how long running reconciles may finish in after a stop, ``grace`` how long everything may take after
+    that to wind down and, once cancelled, to clean up. Both in seconds: together they bound a stop, and fit into the
+    30 s of a pod's default termination grace period.
     """
 
     def __init__(self, cluster: Cluster, *, drain: float = 20.0, grace: float = 5.0) -> None:
@@ -82,6 +85,9 @@ class Manager:
         self._workers: list[Worker[Any]] = []
         self._stop = asyncio.Event()
         self._up = asyncio.Event()
+        self._known = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._left: set[asyncio.Task[None]] = set()
         self._names: set[str] = set()
         self._log = structlog.get_logger("kaito_ctrl")
 
@@ -127,8 +133,11 @@ class Manager:
         return self._up.is_set()
 
     async def wait_ready(self) -> None:
-        """Until every phase is up."""
-        await self._up.wait()
+        """Until every phase is up. Raises what :meth:`run` raised if that has ended, and ``RuntimeError`` if it was
+        stopped."""
+        await self._known.wait()
+        if not self._up.is_set():
+            raise self._failure or RuntimeError("the manager has stopped")
 
     def stop(self) -> None:
         """Wind down; :meth:`run` returns when everything has ended. Safe to call twice, and from a signal handler."""
@@ -137,7 +146,8 @@ class Manager:
     async def run(self) -> None:
         """Run until :meth:`stop`, or until cancelled, which skips the drain.
 
-        Raises the first error that a runnable ends with, and ``ShutdownTimeout`` for tasks that ignore cancellation.
+        Raises what a runnable ends with, and ``ShutdownTimeout`` for tasks that ignore cancellation until the
+        deadline (they are left behind); several of these as a group.
         """
         phases: list[Sequence[Runnable]] = [
             self._servers,
@@ -146,50 +156,124 @@ class Manager:
             self._others,
             self._workers,
         ]
+        running: list[list[_Running]] = []
+        cancelled: asyncio.CancelledError | None = None
+        asked = False
         try:
-            await self._phase([each for each in phases if each])
+            asked = await self._operate([each for each in phases if each], running)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        self._up.clear()
+        try:
+            errors = await self._wind_down(running, self._drain if asked else 0.0)
+            if errors:
+                self._failure = errors[0] if len(errors) == 1 else BaseExceptionGroup("the manager failed", errors)
+                raise self._failure
         finally:
-            self._up.clear()
+            self._known.set()
+        if cancelled is not None:
+            raise cancelled
 
-    async def _started(self, lifetimes: Sequence[Lifetime]) -> bool:
-        """Whether all of *lifetimes* came up before a stop was asked for."""
-        async with asyncio.TaskGroup() as group:
-            stopping: asyncio.Task[Any] = group.create_task(self._stop.wait())
-            starting: list[asyncio.Task[Any]] = [group.create_task(each.wait_started()) for each in lifetimes]
-            for task in starting:
-                await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
-            for task in (stopping, *starting):
-                task.cancel()
-        return not self._stop.is_set()
+    async def _operate(self, phases: Sequence[Sequence[Runnable]], running: list[list[_Running]]) -> bool:
+        """Start one phase after the other, and wait; whether it ends because a stop was asked for."""
+        for phase in phases:
+            started = [_Running.start(runnable, self._stop) for runnable in phase]
+            running.append(started)
+            if not await _until(_all_started(started), self._stop, running):
+                return self._stop.is_set()
+        self._up.set()
+        self._known.set()
+        self._log.info("controllers are up", controllers=sorted(self._names))
+        await _until(self._stop.wait(), self._stop, running)
+        return self._stop.is_set()
 
-    async def _phase(self, phases: Sequence[Sequence[Runnable]]) -> None:
-        if not phases:
-            self._up.set()
-            self._log.info("controllers are up", controllers=sorted(self._names))
-            await self._stop.wait()
-            self._up.clear()
-            return
-        lifetimes: list[Lifetime] = []
-        tasks: list[asyncio.Task[None]] = []
-        async with asyncio.TaskGroup() as group:
-            for runnable in phases[0]:
-                lifetime = Lifetime()
-                name = type(runnable).__name__
-                tasks.append(group.create_task(_supervised(runnable, lifetime, self._stop), name=name))
-                lifetimes.append(lifetime)
-            if await self._started(lifetimes):
-                await self._phase(phases[1:])
-            for lifetime in lifetimes:
-                lifetime.stop()
-            _, late = await asyncio.wait(tasks, timeout=self._drain + self._grace if phases[0] is self._workers else 0)
-            for task in late:
-                task.cancel()
-            _, stuck = await asyncio.wait(tasks, timeout=self._grace)
-            if stuck:
-                raise ShutdownTimeout([task.get_name() for task in stuck])
+    async def _wind_down(self, running: list[list[_Running]], drain: float) -> list[BaseException]:
+        """Stop phase after phase, the last one first, within *drain* and the grace period; what they raised.
+
+        Whatever does not end in its time is cancelled, and left behind if that does not help either: each of the
+        phases that follow still has a share of the grace period.
+        """
+        loop = asyncio.get_running_loop()
+        drained = loop.time() + drain
+        deadline = drained + self._grace
+        share = self._grace / (2 * max(len(running), 1))
+        errors: list[BaseException] = []
+        stuck: list[asyncio.Task[None]] = []
+        everything = [each.task for phase in running for each in phase]
+        try:
+            while running:
+                phase = running.pop()
+                tasks = [each.task for each in phase]
+                for each in phase:
+                    each.lifetime.stop()
+                cancel_at = max(drained, loop.time()) + share / 2
+                _, late = await asyncio.wait(tasks, timeout=cancel_at - loop.time())
+                for task in late:
+                    task.cancel()
+                end_at = max(deadline - share * len(running), cancel_at + share / 2)
+                _, ignoring = await asyncio.wait(tasks, timeout=end_at - loop.time())
+                stuck += [task for task in tasks if task in ignoring]
+                errors += [error for task in tasks if (error := _error_of(task)) is not None]
+        finally:
+            # Also when we are cancelled a second time: then nobody waits any longer, but nothing goes unseen.
+            for task in everything:
+                if not task.done():
+                    task.cancel()
+                    self._leave_behind(task)
+        if stuck:
+            errors.append(ShutdownTimeout([task.get_name() for task in stuck]))
+        return errors
+
+    def _leave_behind(self, task: asyncio.Task[None]) -> None:
+        stack = io.StringIO()
+        task.print_stack(file=stack)
+        self._log.error("ignores cancellation", task=task.get_name(), stack=stack.getvalue())
+        self._left.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._left.discard(task)
+            self._log.warning("ended after the shutdown deadline", task=task.get_name(), error=repr(_error_of(task)))
+
+        task.add_done_callback(ended)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A runnable at work."""
+
+    task: asyncio.Task[None]
+    lifetime: Lifetime
+
+    @classmethod
+    def start(cls, runnable: Runnable, stop: asyncio.Event) -> Self:
+        lifetime = Lifetime()
+        name = runnable.controller.name if isinstance(runnable, Worker) else type(runnable).__name__
+        return cls(asyncio.create_task(_supervised(runnable, lifetime, stop), name=name), lifetime)
 
 
 async def _supervised(runnable: Runnable, lifetime: Lifetime, stop: asyncio.Event) -> None:
     await runnable.run(lifetime)
     if not lifetime.is_stopping and not stop.is_set():
         raise RuntimeError(f"{type(runnable).__name__} ended by itself")
+
+
+async def _all_started(started: Sequence[_Running]) -> None:
+    for each in started:
+        await each.lifetime.wait_started()
+
+
+async def _until(event: Coroutine[Any, Any, Any], stop: asyncio.Event, running: Sequence[Sequence[_Running]]) -> bool:
+    """Wait for *event*; false if a stop, or the end of anything that runs, comes first."""
+    happened, stopped = asyncio.create_task(event), asyncio.create_task(stop.wait())
+    tasks = {each.task for phase in running for each in phase}
+    try:
+        await asyncio.wait({happened, stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        return happened.done() and not stop.is_set() and not any(task.done() for task in tasks)
+    finally:
+        happened.cancel()
+        stopped.cancel()
+        await asyncio.wait((happened, stopped))
+
+
+def _error_of(task: asyncio.Task[None]) -> BaseException | None:
+    return task.exception() if task.done() and not task.cancelled() else None
