@@ -185,7 +185,19 @@ class Client:
         subresource: str | None = None,
     ) -> R:
         """Change an existing object. For an optimistic lock put ``metadata.resourceVersion`` into a merge patch."""
-        raw = await self._write(
+        return self._decode(kind, await self.patch_raw(kind, key, patch, type=type, subresource=subresource))
+
+    async def patch_raw(
+        self,
+        kind: type[Resource],
+        key: ObjectKey,
+        patch: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        type: PatchType = "merge",  # noqa: A002
+        subresource: str | None = None,
+    ) -> bytes:
+        """Like :meth:`patch`, with an undecoded answer."""
+        return await self._write(
             "PATCH",
             object_path(kind, key, subresource),
             kind,
@@ -194,7 +206,6 @@ class Client:
             query=self._managed(),
             content_type=_PATCH_TYPES[type],
         )
-        return self._decode(kind, raw)
 
     async def delete(
         self,

@@ -30,6 +30,7 @@ from kaito_api.meta import Resource
 from kaito_ctrl.runtime.cache import Cache, Reader
 from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.clock import Clock
+from kaito_ctrl.runtime.codec import Header, decode_header
 from kaito_ctrl.runtime.errors import (
     ApiError,
     Conflict,
@@ -46,7 +47,7 @@ from kaito_ctrl.runtime.meta import ObjectKey, key_of
 from kaito_ctrl.runtime.metrics import ControllerMetrics
 from kaito_ctrl.runtime.queue import LOW, NORMAL, Queue, RetryPolicy
 from kaito_ctrl.runtime.source import Owned, Predicate, Source
-from kaito_ctrl.runtime.store import Change, Indexer, Store
+from kaito_ctrl.runtime.store import Change, Entry, Indexer, Store
 from kaito_ctrl.runtime.watch import Scope
 
 __all__ = ["Context", "Controller", "Result", "Worker"]
@@ -127,6 +128,17 @@ class Controller(Generic[R]):
         ``Result.done()`` says that nothing is left: the finalizer then comes off.
         """
         raise NotImplementedError
+
+    async def abandon(self, header: Header, ctx: Context) -> Result:
+        """Like :meth:`cleanup`, for an object that does not fit its model: only its header is known, and its bytes
+        (``ctx.cache.store(self.kind).entry(ctx.key)``). The result means the same.
+
+        By default, and whenever it raises ``DecodeError``, the finalizer stays on until the object changes.
+        """
+        raise DecodeError(
+            f"{self.kind.kind} {ctx.key} is being deleted and does not fit its model, so that {self.name} cannot "
+            f"clean up after it; its finalizer {self.finalizer} stays"
+        )
 
     async def gone(self, key: ObjectKey, ctx: Context) -> None:
         """The object has left the cache. For letting go of what the process holds; by default nothing."""
@@ -269,7 +281,7 @@ class Worker(Generic[R]):
             self.queue.add(key, after=self._spread(error.seconds), priority=priority)
             log.info("not now", reason=str(error), seconds=error.seconds)
             return "requeue_after"
-        except (TerminalError, DecodeError) as error:
+        except TerminalError as error:
             self.queue.forget(key)
             self._report(key, log, error, final=True)
             if self.metrics is not None:
@@ -310,15 +322,20 @@ class Worker(Generic[R]):
 
     async def _reconcile(self, key: ObjectKey, ctx: Context) -> Result:
         await self.cache.settle(self._kinds)
-        obj = self.store.get(key)
-        if obj is None:
+        entry = self.store.entry(key)
+        if entry is None:
             await self.controller.gone(key, ctx)
             return Result.done()
         finalizer = self.controller.finalizer
-        if obj.deleting:
-            if finalizer is None or finalizer not in obj.metadata.finalizers:
+        # Of the header alone: an object that no longer fits its model has to let go of our finalizer all the same.
+        if entry.header.deletion_timestamp is not None:
+            if finalizer is None or finalizer not in (entry.header.finalizers or ()):
                 return Result.done()
-            return await self._finalize(obj, finalizer, ctx)
+            return await self._finalize(entry.header.uid, finalizer, ctx)
+        try:
+            obj = entry.view()
+        except DecodeError as error:
+            raise TerminalError(str(error)) from error
         if finalizer is not None and finalizer not in obj.metadata.finalizers:
             obj = await self._add_finalizer(obj, finalizer)
         return await self.controller.reconcile(obj, ctx)
@@ -332,44 +349,62 @@ class Worker(Generic[R]):
         }
         return await self.client.patch(self.controller.kind, key_of(obj), {"metadata": metadata})
 
-    async def _finalize(self, obj: R, finalizer: str, ctx: Context) -> Result:
-        key = key_of(obj)
-        try:
-            # Deletion is irreversible: what it rests on is read now, not remembered.
-            live = await self.client.get(self.controller.kind, key.name, key.namespace)
-        except NotFound:
+    async def _finalize(self, uid: str, finalizer: str, ctx: Context) -> Result:
+        # Deletion is irreversible: what it rests on is read now, not remembered.
+        live = await self._read_live(ctx.key)
+        if live is None:
             return Result.done()
-        if live.uid != obj.uid or not live.deleting or finalizer not in live.metadata.finalizers:
+        header = live.header
+        if header.uid != uid or header.deletion_timestamp is None or finalizer not in (header.finalizers or ()):
             return Result.done()
-        result = await self.controller.cleanup(live, ctx)
+        if live.decodable:
+            result = await self.controller.cleanup(live.view(), ctx)
+        else:
+            result = await self._abandon(live, ctx)
         if result != Result.done():
             return result
         await self._remove_finalizer(live, finalizer)
         return Result.done()
 
-    async def _remove_finalizer(self, obj: R, finalizer: str) -> None:
-        key = key_of(obj)
+    async def _abandon(self, live: Entry[R], ctx: Context) -> Result:
+        try:
+            return await self.controller.abandon(live.header, ctx)
+        except DecodeError as refusal:
+            raise TerminalError(str(refusal)) from refusal
+
+    async def _read_live(self, key: ObjectKey) -> Entry[R] | None:
+        """The object as it now is; ``None`` only if the server says that there is none."""
+        kind = self.controller.kind
+        try:
+            raw = await self.client.get_raw(kind, key)
+        except NotFound as error:
+            if not error.of_object:
+                raise
+            return None
+        return Entry(kind, decode_header(raw), raw)
+
+    async def _remove_finalizer(self, obj: Entry[R], finalizer: str) -> None:
         for _ in range(5):
             metadata = {
-                "finalizers": [each for each in obj.metadata.finalizers if each != finalizer],
-                "resourceVersion": obj.metadata.resource_version,
-                "uid": obj.uid,
+                "finalizers": [each for each in obj.header.finalizers or () if each != finalizer],
+                "resourceVersion": obj.header.resource_version,
+                "uid": obj.header.uid,
             }
             try:
-                await self.client.patch(self.controller.kind, key, {"metadata": metadata})
-            except NotFound:
+                await self.client.patch_raw(self.controller.kind, obj.key, {"metadata": metadata})
+            except NotFound as error:
+                if not error.of_object:
+                    raise
                 return
             except Conflict:
                 # Somebody wrote meanwhile, most often our own last status write; only our own entry is ours to remove.
-                try:
-                    obj, uid = await self.client.get(self.controller.kind, key.name, key.namespace), obj.uid
-                except NotFound:
+                live = await self._read_live(obj.key)
+                if live is None or live.header.uid != obj.header.uid or finalizer not in (live.header.finalizers or ()):
                     return
-                if obj.uid != uid or finalizer not in obj.metadata.finalizers:
-                    return
+                obj = live
             else:
                 return
-        raise RetryAfter(1.0, f"{self.controller.kind.kind} {key} keeps changing while its finalizer comes off")
+        raise RetryAfter(1.0, f"{self.controller.kind.kind} {obj.key} keeps changing while its finalizer comes off")
 
     def _spread(self, seconds: float) -> float:
         """Up to a tenth later, so that what was started together does not stay together."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+from pydantic import field_validator
 
 from kaito_api.core import ConfigMap
 from kaito_api.meta import ObjectMeta
 from kaito_ctrl.devcluster.apiserver import ApiServer
-from kaito_ctrl.runtime import Client, Cluster, Context, Controller, Manager, ObjectKey, Result, owns, watches
+from kaito_ctrl.runtime import Client, Cluster, Context, Controller, Manager, ObjectKey, Result, owns, reads, watches
+from kaito_ctrl.runtime.codec import Header
 from kaito_ctrl.runtime.errors import ApiError, KubeError, NotCached, NotFound, TerminalError, TransportError
 from kaito_ctrl.runtime.queue import RetryPolicy
 from kaito_ctrl.runtime.transport import Request, Response, Transport
@@ -401,3 +403,126 @@ async def test_a_cancellation_from_elsewhere_is_a_failure_and_retried(server: Ap
     async with running(server.transport(), controller, observe=lambda key, outcome: outcomes.append(outcome)):
         await until(lambda: outcomes == ["error", "success"])
     assert controller.seen == ["x#0", "x#1"]
+
+
+class Strict(ConfigMap):
+    """A model that is older than its API: it knows nothing of the key ``novel``."""
+
+    @field_validator("data")
+    @classmethod
+    def _known(cls, data: Mapping[str, str]) -> Mapping[str, str]:
+        if "novel" in data:
+            raise ValueError("what is novel?")
+        return data
+
+
+KEY = ObjectKey("default", "x")
+NOVEL = {"data": {"novel": "yes"}}
+
+
+class Abandoning(Finalizing):
+    """Knows how to let go of what it cannot read."""
+
+    name = "abandoning"
+    kind = Strict
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.abandoned: list[str] = []
+
+    async def abandon(self, header: Header, ctx: Context) -> Result:
+        self.abandoned.append(header.uid)
+        return Result.done() if len(self.abandoned) > 1 else Result.retry_in(0.01)
+
+
+async def test_a_deleted_object_that_does_not_decode_lets_go_of_its_finalizer(server: ApiServer) -> None:
+    client = Client(server.transport())
+    controller = Abandoning()
+    async with running(server.transport(), controller) as manager:
+        made = await client.create(config_map("x"))
+        cache = manager.cluster.cache
+        await until(lambda: (obj := cache.get(Strict, "x", "default")) is not None and bool(obj.metadata.finalizers))
+        await client.patch(ConfigMap, KEY, NOVEL)
+        await client.delete(ConfigMap, KEY)
+        await until(lambda: controller.left == ["x"])
+    assert controller.abandoned == [made.uid, made.uid]
+    assert controller.cleaned == 0
+
+
+async def test_an_undecodable_object_is_a_terminal_failure_and_keeps_its_finalizer(server: ApiServer) -> None:
+    client = Client(server.transport())
+    outcomes: list[str] = []
+
+    class Narrow(Finalizing):
+        name = "narrow"
+        kind = Strict
+
+    controller = Narrow()
+    async with running(
+        server.transport(), controller, observe=lambda key, outcome: outcomes.append(outcome)
+    ) as manager:
+        await client.create(config_map("x"))
+        cache = manager.cluster.cache
+        await until(lambda: (obj := cache.get(Strict, "x", "default")) is not None and bool(obj.metadata.finalizers))
+        await until(lambda: manager.workers[0].queue.idle)
+        await client.patch(ConfigMap, KEY, NOVEL)
+        await until(lambda: outcomes[-1] == "error")
+        await client.delete(ConfigMap, KEY)
+        await until(lambda: outcomes[-2:] == ["error", "error"])
+        await until(lambda: manager.workers[0].queue.idle)
+        assert manager.workers[0].queue.failures(KEY) == 0
+        entry = cache.store(Strict).entry(KEY)
+        assert entry is not None
+        assert entry.header.finalizers == (controller.finalizer,)
+
+
+async def test_another_object_that_does_not_decode_is_an_ordinary_failure(server: ApiServer) -> None:
+    client = Client(server.transport())
+    await client.create(config_map("other", novel="yes"))
+    await client.create(config_map("x"))
+
+    class Reading(Counting):
+        name = "reading"
+        sources = (reads(Strict),)
+
+        async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+            self.seen.append(f"{obj.name}#{ctx.attempt}")
+            ctx.cache.get(Strict, "other", "default")
+            return Result.done()
+
+    controller = Reading()
+    async with running(server.transport(), controller):
+        await until(lambda: "x#1" in controller.seen)
+
+
+class Misrouted:
+    """A proxy that has lost its way answers reads of objects, once it is told to."""
+
+    def __init__(self, inner: Transport) -> None:
+        self.inner = inner
+        self.lost = False
+
+    async def send(self, request: Request) -> Response:
+        if self.lost and request.method == "GET" and request.path.endswith("/x"):
+            return Response.of(404, b"404 page not found")
+        return await self.inner.send(request)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+async def test_a_404_that_is_not_about_the_object_does_not_end_its_cleanup(server: ApiServer) -> None:
+    client = Client(server.transport())
+    wire = Misrouted(server.transport())
+    outcomes: list[str] = []
+    controller = Finalizing()
+    async with running(wire, controller, observe=lambda key, outcome: outcomes.append(outcome)) as manager:
+        await client.create(config_map("x"))
+        cache = manager.cluster.cache
+        await until(lambda: (obj := cache.get(ConfigMap, "x", "default")) is not None and bool(obj.metadata.finalizers))
+        wire.lost = True
+        await client.delete(ConfigMap, KEY)
+        await until(lambda: outcomes[-1:] == ["error"])
+        wire.lost = False
+        await until(lambda: controller.left == ["x"])
+    assert controller.cleaned == 2
