@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import aiohttp
 from kubernetes_asyncio.client.configuration import Configuration
@@ -79,9 +80,8 @@ class TcpTransport:
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise TransportError(f"{request.method} {request.path}: {type(error).__name__} {error}".strip()) from error
-        return Response(
-            response.status, {name.lower(): value for name, value in response.headers.items()}, _body(response)
-        )
+        answered = {name.lower(): value for name, value in response.headers.items()}
+        return Response(response.status, answered, _body(response), partial(_release, response))
 
     async def aclose(self) -> None:
         await self._rest.close()
@@ -103,8 +103,12 @@ async def _body(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise TransportError(f"the answer broke off: {type(error).__name__} {error}".strip()) from error
     finally:
-        # A body that was not read to its end cannot be reused: close the connection instead of draining it.
-        if response.content.is_eof():
-            response.release()
-        else:
-            response.close()
+        _release(response)
+
+
+def _release(response: aiohttp.ClientResponse) -> None:
+    # A connection whose body was not read to its end cannot be reused: close it instead of draining it.
+    if response.content.is_eof():
+        response.release()
+    else:
+        response.close()

@@ -7,7 +7,7 @@ Kubernetes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -37,15 +37,23 @@ class Response:
     """What comes back: status and headers at once, the body as chunks.
 
     Use it as an async context manager, or read it to its end: leaving the block releases the connection, whatever
-    part of the body was read. Header names are lower-case.
+    part of the body was read. Header names are lower-case. *close* is called at that, once, even if no chunk was
+    ever asked for.
     """
 
-    __slots__ = ("_chunks", "headers", "status")
+    __slots__ = ("_chunks", "_close", "headers", "status")
 
-    def __init__(self, status: int, headers: Mapping[str, str], chunks: AsyncIterator[bytes]) -> None:
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        chunks: AsyncIterator[bytes],
+        close: Callable[[], Awaitable[None] | None] | None = None,
+    ) -> None:
         self.status = status
         self.headers = headers
         self._chunks = chunks
+        self._close = close
 
     @classmethod
     def of(cls, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Self:
@@ -67,9 +75,15 @@ class Response:
 
     async def aclose(self) -> None:
         """Release the connection; safe to call twice."""
-        close = getattr(self._chunks, "aclose", None)
-        if close is not None:
-            await close()
+        end = getattr(self._chunks, "aclose", None)
+        # A generator that was never started ends without a word to its own code, so it cannot be the one to release.
+        close, self._close = self._close, None
+        try:
+            if end is not None:
+                await end()
+        finally:
+            if close is not None and (closing := close()) is not None:
+                await closing
 
     async def __aenter__(self) -> Self:
         return self
