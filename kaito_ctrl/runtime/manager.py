@@ -60,7 +60,7 @@ class Cluster:
         """
         from kaito_ctrl.runtime.connect import connect  # the Kubernetes client takes a second to import
 
-        transport = await connect(kubeconfig=kubeconfig, context=context)
+        transport = await connect(kubeconfig=kubeconfig, context=context, clock=options.get("clock"))
         try:
             yield cls(transport, **options)
         finally:
