@@ -10,7 +10,7 @@ from kaito_api.core import Node, Pod
 from kaito_api.karpenter import DISRUPTED_TAINT
 from kaito_api.meta import is_true
 from kaito_ctrl.runtime import Context, key_of
-from kaito_ctrl.runtime.errors import ApiError, NotFound, TooManyRequests
+from kaito_ctrl.runtime.errors import ApiError, BadRequest, NotFound, TooManyRequests
 from kaito_ctrl.runtime.meta import object_path
 
 __all__ = ["draining", "in_the_way"]
@@ -53,17 +53,24 @@ async def draining(nodes: Sequence[Node], ctx: Context) -> float | None:
 
 
 async def _evict(pod: Pod, ctx: Context) -> None:
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": pod.name, "namespace": pod.namespace},
-        "deleteOptions": {"preconditions": {"uid": pod.uid}},
-    }
-    try:
-        await ctx.client.request("POST", object_path(Pod, key_of(pod), "eviction"), body=eviction)
-    except NotFound:
-        pass
-    except TooManyRequests as error:
-        ctx.log.info("a disruption budget holds a pod", pod=str(pod), reason=error.message)
-    except ApiError as error:
-        ctx.log.warning("eviction refused", pod=str(pod), error=str(error))
+    # Servers before 1.22 know the older version alone, and no server since 1.25 does.
+    for version in ("policy/v1", "policy/v1beta1"):
+        eviction = {
+            "apiVersion": version,
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        }
+        try:
+            await ctx.client.request("POST", object_path(Pod, key_of(pod), "eviction"), body=eviction)
+        except TooManyRequests as error:
+            ctx.log.info("a disruption budget holds a pod", pod=str(pod), reason=error.message)
+        except NotFound as error:
+            if not error.of_object:
+                continue
+        except BadRequest:
+            continue
+        except ApiError as error:
+            ctx.log.warning("eviction refused", pod=str(pod), error=str(error))
+        return
+    ctx.log.warning("eviction refused: the API server knows no version of it", pod=str(pod))

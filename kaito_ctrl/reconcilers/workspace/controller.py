@@ -92,7 +92,9 @@ class WorkspaceController(Controller[Workspace]):
             return
         try:
             await ctx.client.get(Workspace, key.name, key.namespace)
-        except NotFound:
+        except NotFound as error:
+            if not error.of_object:
+                raise  # it is the kind that is not there just now: that says nothing of the workspace
             machines = await ctx.client.list(Machine, labels=_labels_of(key))
             if machines:
                 ctx.log.warning("deleting machines of a workspace that is gone", machines=[m.name for m in machines])
