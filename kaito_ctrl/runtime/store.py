@@ -109,6 +109,8 @@ class Store(Generic[R]):
         self._listeners: list[Listener[R]] = []
         self._seen: set[ObjectKey] | None = None
         self._buried: dict[str, str] = {}
+        self._older: dict[ObjectKey, Entry[R]] = {}
+        self._written: set[ObjectKey] = set()
         self._uncertain: dict[ObjectKey, int] = {}
         self._doubts = 0
 
@@ -194,6 +196,8 @@ class Store(Generic[R]):
 
     def begin_replace(self) -> None:
         self._seen = set()
+        self._older.clear()
+        self._written.clear()
 
     def upsert(self, raw: bytes, *, initial: bool) -> None:
         entry = self._read(raw)
@@ -212,6 +216,7 @@ class Store(Generic[R]):
         self.version = entry.header.resource_version or self.version
         current = self._entries.get(entry.key)
         self._buried.pop(entry.header.uid, None)
+        self._older.pop(entry.key, None)
         # A DELETED event may arrive after the answer to a create of the next object of that name.
         if current is not None and (
             current.header.uid == entry.header.uid
@@ -221,13 +226,31 @@ class Store(Generic[R]):
 
     def end_replace(self, version: str) -> None:
         seen, self._seen = self._seen or set(), None
-        for key in [key for key in self._entries if key not in seen]:
-            entry = self._entries[key]
-            # What we ourselves wrote after the server took its list is newer than the list, not gone.
-            if not newer(entry.header.resource_version, version) or parse_version(version) is None:
-                self._drop(entry)
-        self.version = version
         self._buried.clear()
+        now, before = parse_version(version), parse_version(self.version)
+        went_back = now is not None and before is not None and now < before
+        for key, entry in tuple(self._entries.items()):
+            listed = self._older.pop(key, None)
+            if key in seen and listed is None:
+                continue
+            if went_back:
+                # A restored etcd, or another cluster behind the address: its versions cannot be compared with ours.
+                ours = key in self._written
+            else:
+                # What we ourselves wrote after the server took its list is newer than the list, not gone.
+                ours = now is not None and newer(entry.header.resource_version, version)
+            if ours:
+                continue
+            if listed is None:
+                self._drop(entry)
+            else:
+                self._replace(entry, listed, initial=True)
+        if went_back:
+            for listed in self._older.values():
+                self._replace(None, listed, initial=True)
+        self._older.clear()
+        self._written.clear()
+        self.version = version
         self.synced = True
 
     def advance(self, version: str) -> None:
@@ -288,16 +311,25 @@ class Store(Generic[R]):
             return None
         # The watch has been past this version: what it said about the key is at least as new.
         if not self.version or newer(entry.header.resource_version, self.version):
+            self._written.add(entry.key)
             self._put(entry)
         return entry
 
     def _put(self, entry: Entry[R], *, initial: bool = False) -> None:
-        if entry.header.uid in self._buried:
-            return
         old = self._entries.get(entry.key)
+        known = old.header if old is not None else None
+        buried = entry.header.uid in self._buried
+        self._older.pop(entry.key, None)
+        if not buried and (known is None or newer(entry.header.resource_version, known.resource_version)):
+            self._replace(old, entry, initial=initial)
+        elif initial and (
+            known is None or (known.uid, known.resource_version) != (entry.header.uid, entry.header.resource_version)
+        ):
+            # Against what we know; at its end, the list's own version tells which of the two is right.
+            self._older[entry.key] = entry
+
+    def _replace(self, old: Entry[R] | None, entry: Entry[R], *, initial: bool) -> None:
         if old is not None:
-            if not newer(entry.header.resource_version, old.header.resource_version):
-                return
             self._unindex(old)
         self._entries[entry.key] = entry
         self._index(entry)

@@ -168,3 +168,59 @@ def test_an_index_function_that_fails_finds_nothing_and_hurts_nobody(store: Stor
     assert [each.name for each in store.select(index=("easy", "a"))] == ["a"]
     store.upsert(raw("a", 6, data={"color": "red"}), initial=False)
     assert [each.name for each in store.select(index=("picky", "red"))] == ["a"]
+
+
+def test_a_server_that_has_gone_back_in_time_is_believed(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5000), initial=False)
+    store.upsert(raw("b", 4000), initial=False)
+    store.upsert(raw("c", 4500), initial=False)
+    store.begin_replace()
+    store.upsert(raw("a", 50, uid="restored"), initial=True)
+    store.upsert(raw("b", 60), initial=True)
+    store.end_replace("100")
+    assert {entry.key.name: entry.header.resource_version for entry in store.entries()} == {"a": "50", "b": "60"}
+    store.upsert(raw("a", 101, uid="restored"), initial=False)
+    assert version(store) == "101"
+
+
+def test_what_was_buried_before_a_server_went_back_may_live_again(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5000), initial=False)
+    store.deleted(KEY, "uid-a")
+    store.begin_replace()
+    store.upsert(raw("a", 50), initial=True)
+    store.end_replace("100")
+    assert version(store) == "50"
+
+
+def test_what_we_wrote_during_the_list_of_a_server_that_went_back_stays(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5000), initial=False)
+    store.begin_replace()
+    store.wrote(raw("b", 5001))
+    store.end_replace("100")
+    assert {entry.key.name for entry in store.entries()} == {"b"}
+
+
+def test_another_object_of_the_same_name_in_a_list_is_believed_whatever_its_version(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5000), initial=False)
+    store.begin_replace()
+    store.upsert(raw("a", 50, uid="other"), initial=True)
+    store.end_replace("6000")
+    assert version(store) == "50"
+
+
+def test_a_list_does_not_undo_what_we_wrote_after_it_was_taken(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5), initial=False)
+    store.begin_replace()
+    store.wrote(raw("a", 12, uid="next"))
+    store.upsert(raw("a", 5), initial=True)
+    store.end_replace("10")
+    assert version(store) == "12"
+
+
+def test_a_streamed_list_that_catches_up_with_us_changes_nothing(store: Store[ConfigMap]) -> None:
+    store.wrote(raw("a", 12))
+    store.begin_replace()
+    store.upsert(raw("a", 5), initial=True)
+    store.upsert(raw("a", 12), initial=True)
+    store.end_replace("12")
+    assert version(store) == "12"
