@@ -87,7 +87,7 @@ class NodeStatus(Model):
     allocatable: Mapping[str, str] = Field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     addresses: tuple[NodeAddress, ...] = ()
-    node_info: Mapping[str, str] = Field(default_factory=dict)
+    node_info: Mapping[str, Any] = Field(default_factory=dict)
 
 
 class Node(Resource):

@@ -28,6 +28,7 @@ from kaito_ctrl.runtime.errors import (
 )
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.meta import ObjectKey
+from kaito_ctrl.runtime.metrics import Metrics
 from kaito_ctrl.runtime.store import Doubt, Indexer, Store
 from kaito_ctrl.runtime.watch import Reflector, Scope, State, Waiting
 
@@ -68,12 +69,21 @@ class Reader:
 class Cache(Reader):
     """Stores and the watches that feed them."""
 
-    def __init__(self, client: Client, *, rng: Any, streaming: bool = False, sync_timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        rng: Any,
+        streaming: bool = False,
+        sync_timeout: float = 120.0,
+        metrics: Metrics | None = None,
+    ) -> None:
         super().__init__(self._declared)
         self._client = client
         self._rng = rng
         self._streaming = streaming
         self._sync_timeout = sync_timeout
+        self._metrics = metrics
         self._stores: dict[type[Resource], Store[Any]] = {}
         self._scopes: dict[type[Resource], Scope] = {}
         self._settling: dict[type[Resource], asyncio.Lock] = {}
@@ -98,6 +108,9 @@ class Cache(Reader):
                 raise RuntimeError(f"{kind.kind} must be declared before the cache runs")
             store = self._stores[kind] = Store(kind)
             self._scopes[kind] = scope or Scope()
+            if self._metrics is not None:
+                undecodable = partial(getattr, store, "undecodable")
+                self._metrics.undecodable.labels(kind.kind).set_function(undecodable)
         elif scope is not None and scope != self._scopes[kind]:
             raise ValueError(f"{kind.kind} is declared with two scopes: {self._scopes[kind]} and {scope}")
         for name, indexer in (indexes or {}).items():

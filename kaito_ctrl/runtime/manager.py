@@ -47,7 +47,9 @@ class Cluster:
         self.rng = rng or system_random()
         self.metrics = metrics or Metrics()
         self.client = Client(transport, metrics=self.metrics)
-        self.cache = Cache(self.client, rng=self.rng, streaming=streaming, sync_timeout=sync_timeout)
+        self.cache = Cache(
+            self.client, rng=self.rng, streaming=streaming, sync_timeout=sync_timeout, metrics=self.metrics
+        )
 
     @classmethod
     @asynccontextmanager

@@ -62,6 +62,9 @@ class Metrics:
             "verb",
             "host",
         )
+        self.undecodable = gauge(
+            "kaito_ctrl_undecodable_objects", "Cached objects that do not fit their model, as far as read", "kind"
+        )
         self.webhook_requests = counter(
             f"{prefix}_webhook_requests_total", "Admission requests answered", "webhook", "code"
         )

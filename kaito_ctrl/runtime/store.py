@@ -49,6 +49,11 @@ class Entry(Generic[R]):
             self._decode()
         return not isinstance(self._view, DecodeError)
 
+    @property
+    def failed(self) -> bool:
+        """Whether :meth:`view` was tried, and does not work."""
+        return isinstance(self._view, DecodeError)
+
     def view(self) -> R:
         """The object. Raises :class:`~kaito_ctrl.runtime.errors.DecodeError` when it does not fit its model."""
         if self._view is None:
@@ -67,6 +72,8 @@ class Entry(Generic[R]):
                 for problem in error.errors(include_url=False)
             )
             self._view = DecodeError(f"{self.kind.kind} {self.key} does not fit its model: {problems}", self.raw)
+            # Whoever lists objects will not see this one, so somebody has to say it: once, for this version.
+            _log.warning("undecodable object", kind=self.kind.kind, key=str(self.key), problems=problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,8 @@ class Store(Generic[R]):
         self.synced = False
         self.version = ""
         """Everything up to this resourceVersion has been seen from the watch."""
-        self.undecodable = 0
+        self.unreadable = 0
+        """How often bytes came that are no object at all."""
         self._entries: dict[ObjectKey, Entry[R]] = {}
         self._owners: dict[str, set[ObjectKey]] = {}
         self._indexers: dict[str, Indexer[R]] = {}
@@ -140,6 +148,11 @@ class Store(Generic[R]):
 
     def __contains__(self, key: ObjectKey) -> bool:
         return key in self._entries
+
+    @property
+    def undecodable(self) -> int:
+        """How many of the present entries were read and did not fit their model."""
+        return sum(entry.failed for entry in self._entries.values())
 
     def entry(self, key: ObjectKey) -> Entry[R] | None:
         """The entry of *key*, whether it can be decoded or not."""
@@ -301,7 +314,7 @@ class Store(Generic[R]):
         try:
             header = decode_header(raw)
         except ValueError:
-            self.undecodable += 1
+            self.unreadable += 1
             return None
         return Entry(self.kind, header, strip_managed_fields(raw))
 

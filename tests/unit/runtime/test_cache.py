@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client import generate_latest
 
 from kaito_api.core import ConfigMap, Pod
 from kaito_api.meta import ObjectMeta
@@ -55,6 +56,22 @@ async def cached(wire: Wire) -> AsyncIterator[tuple[Cluster, Client]]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+async def test_objects_that_do_not_decode_are_a_metric(server: ApiServer) -> None:
+    class Narrow(ConfigMap):
+        data: dict[str, int] = {}  # type: ignore[assignment]  # noqa: RUF012
+
+    await Client(server.transport()).create(child(a="word"))
+    cluster = Cluster(server.transport(), rng=random.Random(1))
+    cluster.cache.declare(Narrow)
+    lifetime = Lifetime()
+    task = asyncio.create_task(cluster.cache.run(lifetime))
+    await lifetime.wait_started()
+    assert cluster.cache.list(Narrow) == ()
+    assert 'kaito_ctrl_undecodable_objects{kind="ConfigMap"} 1.0' in generate_latest(cluster.metrics.registry).decode()
+    lifetime.stop()
+    await task
 
 
 async def lost(_: Transport, request: Request) -> Response:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from kaito_api.core import ConfigMap
+from kaito_api.core import ConfigMap, Node
 from kaito_ctrl.runtime.errors import DecodeError, NotCached
 from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.store import Change, Store
@@ -224,3 +225,22 @@ def test_a_streamed_list_that_catches_up_with_us_changes_nothing(store: Store[Co
     store.upsert(raw("a", 12), initial=True)
     store.end_replace("12")
     assert version(store) == "12"
+
+
+def test_what_does_not_decode_is_counted_and_said_once_a_version(store: Store[ConfigMap]) -> None:
+    store.upsert(raw("a", 5, data=["odd"]), initial=False)
+    store.upsert(raw("b", 6, data={"k": "v"}), initial=False)
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert [each.name for each in store.select()] == ["b"]
+    assert [(line["log_level"], line["key"]) for line in logs] == [("warning", "ns/a")]
+    assert store.undecodable == 1
+    store.upsert(raw("a", 7, data={"k": "v"}), initial=False)
+    assert [each.name for each in store.select()] == ["a", "b"]
+    assert store.undecodable == 0
+
+
+def test_a_node_with_swap_decodes() -> None:
+    info = {"kubeletVersion": "v1.34.0", "swap": {"capacity": 4294967296}}
+    node = Node.model_validate({"metadata": {"name": "n"}, "status": {"nodeInfo": info}})
+    assert node.status.node_info["swap"] == {"capacity": 4294967296}
