@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["CertificateAuthority", "ServingCertificate"]
+__all__ = ["CertificateAuthority", "ServingCertificate", "merge_bundles"]
 
 _CLOCK_SKEW = timedelta(hours=1)
 
@@ -31,13 +31,17 @@ class ServingCertificate:
         """For a server that presents this certificate, TLS 1.2 or later."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.load_into(context)
+        return context
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Have the server of *context* present this certificate from its next connection on."""
         # The ssl module reads certificates from files alone; the key is on disk for the length of this call.
         with tempfile.TemporaryDirectory(prefix="kaito-ctrl-") as folder:
             path = Path(folder) / "tls.pem"
             path.touch(mode=0o600)
             path.write_bytes(self.key + self.certificate)
             context.load_cert_chain(path)
-        return context
 
 
 class CertificateAuthority:
@@ -108,3 +112,26 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
+
+
+def merge_bundles(ours: Sequence[bytes], present: Sequence[bytes], *, now: datetime, limit: int) -> bytes:
+    """One CA bundle of *ours* and the youngest of *present* (PEM all of them), at most *limit* certificates.
+
+    What has expired is left out, and so is what is no certificate. The same set always gives the same bytes.
+    """
+    kept = {each.public_bytes(serialization.Encoding.PEM): each for pem in ours for each in _valid(pem, now)}
+    others = {each.public_bytes(serialization.Encoding.PEM): each for pem in present for each in _valid(pem, now)}
+    youngest = sorted(others.items(), key=lambda item: item[1].not_valid_before_utc, reverse=True)
+    for pem, certificate in youngest:
+        if len(kept) < limit:
+            kept.setdefault(pem, certificate)
+    by_age = sorted(kept.items(), key=lambda item: (item[1].not_valid_before_utc, item[0]))
+    return b"".join(pem for pem, _ in by_age)
+
+
+def _valid(bundle: bytes, now: datetime) -> list[x509.Certificate]:
+    try:
+        certificates = x509.load_pem_x509_certificates(bundle)
+    except ValueError:
+        return []
+    return [each for each in certificates if each.not_valid_after_utc > now]

@@ -80,6 +80,11 @@ class TcpTransport:
         self._material = self._certificate()
         self._retired: list[RESTClientObject] = []
 
+    @property
+    def url(self) -> str:
+        """Where the API server is."""
+        return self._base
+
     async def send(self, request: Request) -> Response:
         credentials = await self._credentials.headers()
         response = await self._send(request, credentials)
