@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -109,9 +110,13 @@ def run(
     metrics_port: Annotated[int, typer.Option(help="Port of /metrics; -1 switches it off.")] = 8080,
     health_port: Annotated[int, typer.Option(help="Port of /healthz and /readyz; -1 switches it off.")] = 8081,
     webhook_port: Annotated[int, typer.Option(help="Port of the admission webhook; -1 switches it off.")] = -1,
-    webhook_host: Annotated[
-        str, typer.Option(help="Address at which the API server reaches the webhook.")
-    ] = "127.0.0.1",
+    webhook_host: Annotated[str, typer.Option(help="Address that the webhook listens on.")] = "127.0.0.1",
+    webhook_url: Annotated[
+        str | None, typer.Option(help="Where the API server calls it, if not at that address and port.")
+    ] = None,
+    webhook_service: Annotated[
+        str | None, typer.Option(help="Or the Service that leads to it: NAMESPACE/NAME:PORT.")
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help="The least severe log line to print.")] = "info",
     log_format: Annotated[Literal["json", "text"], typer.Option(help="How to print it.")] = "json",
 ) -> None:
@@ -131,6 +136,8 @@ def run(
         health_port=on(health_port),
         webhook_port=on(webhook_port),
         webhook_host=webhook_host,
+        webhook_url=webhook_url,
+        webhook_service=_service(webhook_service) if webhook_service is not None else None,
     )
     failures: list[BaseException] = []
     try:
@@ -141,6 +148,13 @@ def run(
         print(f"kaito-ctrl: {error}", file=sys.stderr)
     if failures:
         raise typer.Exit(1)
+
+
+def _service(text: str) -> tuple[str, str, int]:
+    found = re.fullmatch(r"([a-z0-9-]+)/([a-z0-9-]+):(\d+)", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no Service: write NAMESPACE/NAME:PORT", param_hint="--webhook-service")
+    return found[1], found[2], int(found[3])
 
 
 @app.command()

@@ -30,7 +30,9 @@ class DaemonOptions:
     health_port: int | None = 8081
     webhook_host: str = "127.0.0.1"
     webhook_port: int | None = None
+    webhook_url: str | None = None
     webhook_service: tuple[str, str, int] | None = None
+    """Namespace, name and port of the Service through which the API server calls the webhook."""
     drain: float = 20.0
 
 
@@ -66,6 +68,7 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
                 metrics=cluster.metrics,
                 host=options.webhook_host,
                 port=options.webhook_port,
+                url=options.webhook_url,
                 service=options.webhook_service,
             )
         )

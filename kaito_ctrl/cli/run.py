@@ -7,6 +7,7 @@ import asyncio
 from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
 from kaito_ctrl.cli.signals import stop_on_signal
 from kaito_ctrl.runtime import Cluster
+from kaito_ctrl.runtime.errors import KubeError
 
 __all__ = ["run_daemon"]
 
@@ -15,7 +16,10 @@ async def run_daemon(options: DaemonOptions, *, kubeconfig: str | None, context:
     """Run until a signal, then drain. Raises what ends the manager."""
     with stop_on_signal() as stop:
         async with Cluster.connect(kubeconfig=kubeconfig, context=context) as cluster:
-            manager = build_manager(cluster, None, options)
+            try:
+                manager = build_manager(cluster, None, options)
+            except ValueError as error:
+                raise KubeError(str(error)) from error
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(manager.run(), name="manager")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,11 +49,9 @@ def test_a_cluster_that_is_not_there_is_an_error_with_a_reason(tmp_path: Path) -
     assert "Traceback" not in done.stderr
 
 
-def test_a_taken_port_is_an_error_with_a_reason(tmp_path: Path) -> None:
-    import socket
-
-    config = tmp_path / "kubeconfig"
-    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}
+def kubeconfig(folder: Path, server: str) -> str:
+    config = folder / "kubeconfig"
+    cluster = {"name": "c", "cluster": {"server": server}}
     config.write_text(
         yaml.safe_dump(
             {
@@ -65,11 +64,29 @@ def test_a_taken_port_is_an_error_with_a_reason(tmp_path: Path) -> None:
             }
         )
     )
+    return str(config)
+
+
+def test_a_webhook_that_the_server_cannot_call_is_refused_before_it_locks_everybody_out(tmp_path: Path) -> None:
+    done = kaito("run", "--kubeconfig", kubeconfig(tmp_path, "https://192.0.2.1:6443"), "--webhook-port", "9443")
+    assert done.returncode == 1
+    assert "--webhook" in done.stderr or "loopback" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_service_has_a_form(tmp_path: Path) -> None:
+    done = kaito("run", "--kubeconfig", kubeconfig(tmp_path, "https://192.0.2.1:6443"), "--webhook-service", "oops")
+    assert done.returncode == 2
+    assert "NAMESPACE/NAME:PORT" in done.stderr
+
+
+def test_a_taken_port_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    config = kubeconfig(tmp_path, "http://127.0.0.1:9")
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = kaito("run", "--kubeconfig", str(config), "--health-port", port, "--metrics-port", "-1")
+        done = kaito("run", "--kubeconfig", config, "--health-port", port, "--metrics-port", "-1")
     assert done.returncode == 1
     assert "address already in use" in done.stderr
     assert "Traceback" not in done.stderr
