@@ -1,7 +1,8 @@
 """The controller library: knows Kubernetes, knows nothing of KAITO.
 
-Read it in this order: ``transport`` (bytes), ``client`` (verbs), ``watch`` (one kind's life), ``store`` and ``cache``
-(what is known), ``queue`` and ``source`` (whom it wakes), ``controller`` (what they do), ``manager`` (all of them).
+Read it in this order: ``transport`` (bytes), ``client`` (verbs), ``watchstate`` and ``watch`` (one kind's life),
+``store`` and ``cache`` (what is known), ``queue`` and ``source`` (whom it wakes), ``controller`` (what they do),
+``manager`` (all of them).
 """
 
 from kaito_ctrl.runtime.cache import Cache, Reader
