@@ -89,9 +89,15 @@ class TcpTransport:
         credentials = await self._credentials.headers()
         response = await self._send(request, credentials)
         # A refused request was not carried out: with other credentials it may go out again.
-        if response.status == 401 and await self._credentials.renew(credentials):
-            _release(response)
-            response = await self._send(request, await self._credentials.headers())
+        if response.status == 401:
+            try:
+                renewed = await self._credentials.renew(credentials)
+            except BaseException:
+                _release(response)
+                raise
+            if renewed:
+                _release(response)
+                response = await self._send(request, await self._credentials.headers())
         answered = {name.lower(): value for name, value in response.headers.items()}
         return Response(response.status, answered, _body(response), partial(_release, response))
 
