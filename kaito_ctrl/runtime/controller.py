@@ -30,20 +30,20 @@ from kaito_api.meta import Resource
 from kaito_ctrl.runtime.cache import Cache, Reader
 from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.clock import Clock
-from kaito_ctrl.runtime.codec import Header, decode_header
+from kaito_ctrl.runtime.codec import Header
 from kaito_ctrl.runtime.errors import (
     ApiError,
     Conflict,
     DecodeError,
     LeaseLost,
-    NotFound,
     RetryAfter,
     TerminalError,
     TransportError,
     leaf_errors,
 )
+from kaito_ctrl.runtime.finalizer import Finalizer
 from kaito_ctrl.runtime.lifetime import Lifetime
-from kaito_ctrl.runtime.meta import ObjectKey, key_of
+from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.metrics import ControllerMetrics
 from kaito_ctrl.runtime.queue import LOW, NORMAL, Queue, RetryPolicy
 from kaito_ctrl.runtime.source import Owned, Predicate, Source
@@ -179,6 +179,9 @@ class Worker(Generic[R]):
         )
         self._log = structlog.get_logger("kaito_ctrl").bind(controller=controller.name, kind=controller.kind.kind)
         self._failures: dict[ObjectKey, _Failure] = {}
+        self._finalizer = (
+            Finalizer(controller.finalizer, controller.kind, self.client) if controller.finalizer is not None else None
+        )
         self._own = Source(
             controller.kind,
             lambda change, _: (change.key,),
@@ -326,85 +329,37 @@ class Worker(Generic[R]):
         if entry is None:
             await self.controller.gone(key, ctx)
             return Result.done()
-        finalizer = self.controller.finalizer
+        finalizer = self._finalizer
         # Of the header alone: an object that no longer fits its model has to let go of our finalizer all the same.
         if entry.header.deletion_timestamp is not None:
-            if finalizer is None or finalizer not in (entry.header.finalizers or ()):
+            if finalizer is None or not finalizer.holds(entry):
                 return Result.done()
-            return await self._finalize(entry.header.uid, finalizer, ctx)
+            return await self._finalize(finalizer, entry.header.uid, ctx)
         try:
             obj = entry.view()
         except DecodeError as error:
             raise TerminalError(str(error)) from error
-        if finalizer is not None and finalizer not in obj.metadata.finalizers:
-            obj = await self._add_finalizer(obj, finalizer)
+        if finalizer is not None and not finalizer.holds(entry):
+            obj = await finalizer.add(obj)
         return await self.controller.reconcile(obj, ctx)
 
-    async def _add_finalizer(self, obj: R, finalizer: str) -> R:
-        # The list is replaced as a whole, so it must be the one that we read: hence the lock on resourceVersion.
-        metadata = {
-            "finalizers": [*obj.metadata.finalizers, finalizer],
-            "resourceVersion": obj.metadata.resource_version,
-            "uid": obj.uid,
-        }
-        return await self.client.patch(self.controller.kind, key_of(obj), {"metadata": metadata})
-
-    async def _finalize(self, uid: str, finalizer: str, ctx: Context) -> Result:
-        # Deletion is irreversible: what it rests on is read now, not remembered.
-        live = await self._read_live(ctx.key)
+    async def _finalize(self, finalizer: Finalizer[R], uid: str, ctx: Context) -> Result:
+        live = await finalizer.read(ctx.key, uid)
         if live is None:
-            return Result.done()
-        header = live.header
-        if header.uid != uid or header.deletion_timestamp is None or finalizer not in (header.finalizers or ()):
             return Result.done()
         if live.decodable:
             result = await self.controller.cleanup(live.view(), ctx)
         else:
             result = await self._abandon(live, ctx)
-        if result != Result.done():
-            return result
-        await self._remove_finalizer(live, finalizer)
-        return Result.done()
+        if result == Result.done():
+            await finalizer.remove(live)
+        return result
 
     async def _abandon(self, live: Entry[R], ctx: Context) -> Result:
         try:
             return await self.controller.abandon(live.header, ctx)
         except DecodeError as refusal:
             raise TerminalError(str(refusal)) from refusal
-
-    async def _read_live(self, key: ObjectKey) -> Entry[R] | None:
-        """The object as it now is; ``None`` only if the server says that there is none."""
-        kind = self.controller.kind
-        try:
-            raw = await self.client.get_raw(kind, key)
-        except NotFound as error:
-            if not error.of_object:
-                raise
-            return None
-        return Entry(kind, decode_header(raw), raw)
-
-    async def _remove_finalizer(self, obj: Entry[R], finalizer: str) -> None:
-        for _ in range(5):
-            metadata = {
-                "finalizers": [each for each in obj.header.finalizers or () if each != finalizer],
-                "resourceVersion": obj.header.resource_version,
-                "uid": obj.header.uid,
-            }
-            try:
-                await self.client.patch_raw(self.controller.kind, obj.key, {"metadata": metadata})
-            except NotFound as error:
-                if not error.of_object:
-                    raise
-                return
-            except Conflict:
-                # Somebody wrote meanwhile, most often our own last status write; only our own entry is ours to remove.
-                live = await self._read_live(obj.key)
-                if live is None or live.header.uid != obj.header.uid or finalizer not in (live.header.finalizers or ()):
-                    return
-                obj = live
-            else:
-                return
-        raise RetryAfter(1.0, f"{self.controller.kind.kind} {obj.key} keeps changing while its finalizer comes off")
 
     def _spread(self, seconds: float) -> float:
         """Up to a tenth later, so that what was started together does not stay together."""
