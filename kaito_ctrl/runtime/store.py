@@ -324,7 +324,8 @@ class Store(Generic[R]):
             return None
         # The watch has been past this version: what it said about the key is at least as new.
         if not self.version or newer(entry.header.resource_version, self.version):
-            self._written.add(entry.key)
+            if self._seen is not None:
+                self._written.add(entry.key)
             self._put(entry)
         return entry
 
