@@ -187,9 +187,14 @@ class LocalKaito:
         while not self._stopping:
             switch = KillSwitch(self.dev.transport(user="kaito-ctrl"))
             manager = build_manager(Cluster(switch, clock=self.clock, rng=self.rng), self.cloud, self.options)
-            async with asyncio.TaskGroup() as group:
-                self._life = _Life(manager, switch, group.create_task(manager.run(), name="manager"))
-                self._born.set()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    self._life = _Life(manager, switch, group.create_task(manager.run(), name="manager"))
+                    self._born.set()
+            except ExceptionGroup:
+                # What a killed process still said of its dead connections, nobody has heard.
+                if not switch.dead:
+                    raise
 
     def _stop(self) -> None:
         self._stopping = True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 
 from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
 from kaito_ctrl.cli.signals import stop_on_signal
-from kaito_ctrl.runtime import Cluster
-from kaito_ctrl.runtime.errors import KubeError
+from kaito_ctrl.runtime import Cluster, Manager
+from kaito_ctrl.runtime.errors import KubeError, ShutdownTimeout
 
 __all__ = ["run_daemon"]
 
@@ -21,7 +23,7 @@ async def run_daemon(options: DaemonOptions, *, kubeconfig: str | None, context:
             except ValueError as error:
                 raise KubeError(str(error)) from error
             async with asyncio.TaskGroup() as group:
-                running = group.create_task(manager.run(), name="manager")
+                running = group.create_task(_until_stopped(manager), name="manager")
 
                 async def on_signal() -> None:
                     await stop.wait()
@@ -30,3 +32,12 @@ async def run_daemon(options: DaemonOptions, *, kubeconfig: str | None, context:
                 watcher = group.create_task(on_signal(), name="signals")
                 await asyncio.wait((running,))
                 watcher.cancel()
+
+
+async def _until_stopped(manager: Manager) -> None:
+    try:
+        await manager.run()
+    except ShutdownTimeout as error:
+        # What ignores cancellation would hold up the loop's own end as well, and a pod has 30 s.
+        print(f"kaito-ctrl: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
