@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Coroutine
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -58,7 +59,6 @@ def demo(
     """
     from kaito_ctrl.cli.demo import DemoOptions, run_demo
     from kaito_ctrl.cli.logs import configure_logging
-    from kaito_ctrl.cli.manifest import ManifestError
 
     console = Console()
     if log_file is not None:
@@ -67,12 +67,7 @@ def demo(
         configure_logging("error", "text", sys.stderr)
     stay = not exit_ and console.is_terminal
     options = DemoOptions(manifest or _example(), prompt, stay, boot, port, kill_controllers)
-    try:
-        status = asyncio.run(run_demo(options, console))
-    except ManifestError as error:
-        console.print(f"[red]{error}[/red]")
-        status = 2
-    raise typer.Exit(status)
+    raise typer.Exit(_run(run_demo(options, console)))
 
 
 @app.command()
@@ -92,7 +87,7 @@ def dev(
     from kaito_ctrl.cli.logs import configure_logging
 
     configure_logging(log_level, "text", sys.stderr)
-    asyncio.run(run_dev(DevOptions(boot, port, kubeconfig, controllers), Console()))
+    raise typer.Exit(_run(run_dev(DevOptions(boot, port, kubeconfig, controllers), Console())))
 
 
 @app.command()
@@ -124,7 +119,6 @@ def run(
     from kaito_ctrl.cli.daemon import DaemonOptions
     from kaito_ctrl.cli.logs import configure_logging
     from kaito_ctrl.cli.run import run_daemon
-    from kaito_ctrl.runtime.errors import KubeError, leaf_errors
 
     def on(port: int) -> int | None:
         return port if port >= 0 else None
@@ -139,15 +133,23 @@ def run(
         webhook_url=webhook_url,
         webhook_service=_service(webhook_service) if webhook_service is not None else None,
     )
-    failures: list[BaseException] = []
+    raise typer.Exit(_run(run_daemon(options, kubeconfig=kubeconfig, context=context)))
+
+
+def _run(main: Coroutine[Any, Any, int | None]) -> int:
+    """Run *main*; the exit status. What a person can do something about is said in a line, without a traceback."""
+    from kaito_ctrl.cli.manifest import ManifestError
+    from kaito_ctrl.runtime.errors import KubeError, leaf_errors
+
     try:
-        asyncio.run(run_daemon(options, kubeconfig=kubeconfig, context=context))
-    except* (KubeError, OSError) as group:
-        failures = leaf_errors(group)
-    for error in failures:
-        print(f"kaito-ctrl: {error}", file=sys.stderr)
-    if failures:
-        raise typer.Exit(1)
+        return asyncio.run(main) or 0
+    except BaseException as error:
+        leaves = leaf_errors(error)
+        if not all(isinstance(leaf, KubeError | OSError | ManifestError) for leaf in leaves):
+            raise
+        for leaf in leaves:
+            print(f"kaito-ctrl: {leaf}", file=sys.stderr)
+        return 2 if isinstance(leaves[0], ManifestError) else 1
 
 
 def _service(text: str) -> tuple[str, str, int]:

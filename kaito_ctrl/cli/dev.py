@@ -25,6 +25,8 @@ class DevOptions:
 
 async def run_dev(options: DevOptions, console: Console) -> None:
     """Run until a signal."""
+    if options.kubeconfig is not None and not options.kubeconfig.parent.is_dir():
+        raise FileNotFoundError(f"{options.kubeconfig}: there is no folder {options.kubeconfig.parent}")
     folder = Path(tempfile.mkdtemp(prefix="kaito-ctrl-"))
     path = options.kubeconfig or folder / "kubeconfig"
     try:

@@ -112,7 +112,13 @@ def _started(pods: Sequence[Pod]) -> Stage:
             if status.started:
                 continue
             waiting = status.state.waiting or {}
-            if waiting.get("reason"):
+            if waiting.get("reason") == "CrashLoopBackOff":
+                ended = status.last_state.terminated or {}
+                text = (
+                    f"container {status.name} to stay up: it ended {status.restart_count} times, last with exit code "
+                    f"{ended.get('exitCode')} ({ended.get('reason')}); see kubectl logs {pod.name} --previous"
+                )
+            elif waiting.get("reason"):
                 text = f"{waiting['reason']}: {waiting.get('message') or 'container ' + status.name}"
             elif status.state.running is not None:
                 text = f"the model to load ({pod.name})"

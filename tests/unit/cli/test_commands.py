@@ -90,3 +90,32 @@ def test_a_taken_port_is_an_error_with_a_reason(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "address already in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "dev"])
+def test_a_port_that_is_taken_is_named_without_a_traceback(command: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = kaito(command, "--port", str(taken.getsockname()[1]), TMPDIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workspace_that_is_refused_ends_the_demo_with_every_problem(tmp_path: Path) -> None:
+    manifest = tmp_path / "bad.yaml"
+    body = {
+        "apiVersion": "kaito.sh/v1alpha1",
+        "kind": "Workspace",
+        "metadata": {"name": "bad"},
+        "resource": {"instanceType": "Huge", "labelSelector": {"matchLabels": {"a": "b"}}},
+        "inference": {"preset": {"name": "phi-33"}},
+    }
+    manifest.write_text(yaml.safe_dump(body))
+    done = kaito("demo", "--exit", "-f", str(manifest))
+    assert done.returncode == 1
+    assert "phi-33" in done.stderr
+    assert "Huge" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kaito_api.apps import Deployment, DeploymentStatus
-from kaito_api.core import Node, Service
+from kaito_api.core import Node, Pod, Service
 from kaito_api.karpenter import Machine
 from kaito_api.meta import find_condition
 from kaito_api.workspace import Workspace
@@ -311,6 +311,20 @@ def test_stages_name_what_is_waited_for() -> None:
     waiting = stages(ws, [machine("ws1", message="no capacity")], None, ())
     current = next(each for each in waiting if not each.done)
     assert current.waits_for == "ws1: no capacity"
+
+
+def test_a_server_that_keeps_ending_is_named_with_its_exit_code_and_where_to_look() -> None:
+    container = {
+        "name": "ws",
+        "restartCount": 3,
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}},
+        "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}},
+    }
+    pod = Pod.model_validate({"metadata": {"name": "ws-1"}, "status": {"containerStatuses": [container]}})
+    started = next(each for each in stages(workspace(), (), None, [pod]) if each.name == "EngineStarted")
+    assert not started.done
+    assert "exit code 2 (Error)" in started.waits_for
+    assert "kubectl logs ws-1 --previous" in started.waits_for
 
 
 def test_covers_looks_at_what_we_set_and_at_nothing_else() -> None:
