@@ -97,8 +97,11 @@ def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine]
     coming = [each for each in machines if not each.deleting and each.status.node_name not in known]
     lacking = resource.count - len(known)
     pending = tuple(coming[:lacking])
-    # Only what has no node yet is given back: on a node there may be somebody's pod.
-    surplus = tuple(each for each in coming[lacking:] if not each.status.node_name)
+    # Only what has no node yet is given back: on a node there may be somebody's pod. A node that no machine claims yet
+    # was made by one of those that seem to have none: the two are seen one after the other.
+    claimed = {each.status.node_name for each in machines}
+    unclaimed = sum(WORKSPACE_LABEL in node.metadata.labels and node.name not in claimed for node in selected)
+    surplus = tuple(each for each in coming[lacking + unclaimed :] if not each.status.node_name)
     names = _free_names(ws.uid, lacking - len(pending), {machine.name for machine in machines})
     patience = min((waits[node.name] for node in awaited), default=None)
     return NodePlan(selected, awaited, pending, names, surplus, patience)

@@ -190,6 +190,13 @@ def test_a_machine_that_is_not_needed_any_more_is_given_back_unless_it_has_a_nod
     assert [each.name for each in made.surplus] == ["wsa"]
 
 
+def test_a_machine_whose_node_is_seen_before_its_status_is_not_given_back() -> None:
+    labels = {"kaito.sh/workspace": "ws", "kaito.sh/workspacenamespace": "default", "karpenter.sh/initialized": "true"}
+    made = plan(workspace(), nodes=[node("n1", **labels)], machines=[machine("wsa")])
+    assert made.surplus == ()
+    assert made.status.worker_nodes == ("n1",)
+
+
 def test_a_launch_under_way_is_no_failure() -> None:
     made = plan(workspace(), machines=[machine("ws1", message="the cloud is making one")])
     assert status_of(made) == {"MachineReady": "Unknown"}
