@@ -197,9 +197,8 @@ class Admission:
 
 def _options(review: Review) -> Obj:
     kinds = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions", "CONNECT": ""}
+    # A patch is an update, or a create, by the time it is reviewed.
     kind = kinds[review.operation]
-    if review.call.method == "PATCH" and review.operation == "UPDATE":
-        kind = "PatchOptions"
     return {"kind": kind, "apiVersion": "meta.k8s.io/v1", **review.call.option_list()}
 
 
@@ -228,5 +227,5 @@ def _refusal(name: str, status: Mapping[str, Any]) -> StatusError:
     reason = status.get("reason") or ""
     why = message or reason
     text = f"{prefix}: {why}" if why else f"{prefix} without explanation"
-    code = status.get("code") or 403
-    return StatusError(code, reason or ("Forbidden" if code == 403 else ""), text, details=status.get("details"))
+    # A refusal that names no code of its own is a bad request without a reason.
+    return StatusError(max(400, status.get("code") or 0), reason, text, details=status.get("details"))

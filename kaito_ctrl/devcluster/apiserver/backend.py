@@ -10,7 +10,7 @@ from kaito_api.meta import rfc3339
 from kaito_ctrl.devcluster.apiserver.admission import Admission
 from kaito_ctrl.devcluster.apiserver.crd import CustomVersion
 from kaito_ctrl.devcluster.apiserver.decode import DecodeError, copy_json, decode_typed, not_handled
-from kaito_ctrl.devcluster.apiserver.errors import StatusError, bad_request, forbidden, not_found
+from kaito_ctrl.devcluster.apiserver.errors import FieldError, StatusError, bad_request, forbidden, invalid, not_found
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Registry, Resource
 from kaito_ctrl.devcluster.apiserver.requests import Call
 from kaito_ctrl.devcluster.apiserver.schema import OBJECT_META
@@ -83,14 +83,7 @@ def read_object(
     """
     if not isinstance(value, dict):
         raise bad_request(f"couldn't get version/kind; json: cannot unmarshal into Go value of kind {resource.kind}")
-    api_version, kind = value.get("apiVersion") or resource.api_version, value.get("kind") or resource.kind
-    if api_version != resource.api_version:
-        raise bad_request(
-            f"the API version in the data ({api_version}) does not match the expected API version "
-            f"({resource.api_version})"
-        )
-    if kind != resource.kind:
-        raise bad_request(f'{kind} in version "{resource.version}" cannot be handled as a {resource.kind}')
+    _check_type(call, resource, value)
     problems: list[str] = []
     unknown: list[str] = []
     value, entries = _detach_entries(value)
@@ -116,6 +109,33 @@ def read_object(
     obj.pop("apiVersion", None)
     obj.pop("kind", None)
     return {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, **obj}
+
+
+def _check_type(call: Call, resource: Resource, value: Obj) -> None:
+    """The type that the body names must be that of the path."""
+    api_version, kind = value.get("apiVersion") or resource.api_version, value.get("kind") or resource.kind
+    if (api_version, kind) == (resource.api_version, resource.kind):
+        return
+    if not isinstance(api_version, str) or not isinstance(kind, str):
+        raise bad_request("couldn't get version/kind; json parse error: json: cannot unmarshal into Go value")
+    if resource.custom is None and not call.known(api_version, kind):
+        version = api_version.rpartition("/")[2]
+        why = (
+            f'no kind "{kind}" is registered for version "{api_version}" in scheme "pkg/api/legacyscheme/scheme.go:30"'
+        )
+        raise bad_request(f'{kind} in version "{version}" cannot be handled as a {resource.kind}: {why}')
+    if resource.custom is None and kind != resource.kind:
+        version, package = api_version.rpartition("/")[2], resource.group.partition(".")[0] or "core"
+        why = f"converting ({version}.{kind}) to ({package}.{resource.kind}): unknown conversion"
+        raise bad_request(f'{kind} in version "{version}" cannot be handled as a {resource.kind}: {why}')
+    if api_version != resource.api_version:
+        raise bad_request(
+            f"the API version in the data ({api_version}) does not match the expected API version "
+            f"({resource.api_version})"
+        )
+    metadata = value.get("metadata")
+    name = str(metadata.get("name") or "") if isinstance(metadata, dict) else ""
+    raise invalid(resource.group, kind, name, [FieldError.invalid("kind", kind, f"must be {resource.kind}")])
 
 
 def _detach_entries(value: Obj) -> tuple[Obj, list[Obj] | None]:

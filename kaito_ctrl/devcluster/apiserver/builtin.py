@@ -43,6 +43,7 @@ def register_builtins(registry: Registry) -> None:
         fields: _Fields | None = None,
         selectable: str = "",
         virtual: bool = False,
+        verbs: tuple[str, ...] = ALL_VERBS,
         **more: Any,
     ) -> None:
         package = group.partition(".")[0] or "core"
@@ -56,7 +57,7 @@ def register_builtins(registry: Registry) -> None:
                 namespaced=namespaced,
                 short_names=tuple(short.split()),
                 categories=categories,
-                verbs=("create",) if virtual else ALL_VERBS,
+                verbs=("create",) if virtual else verbs,
                 schema=builtin(schema or f"{package}.{kind}"),
                 strategy=strategy or core.Plain(),
                 status=status,
@@ -84,6 +85,7 @@ def _core(add: Callable[..., None]) -> None:
     add(
         "", "Namespace", "namespaces", core.NamespaceStrategy(), short="ns", namespaced=False, status=True,
         subresources=("finalize",), fields=core.namespace_fields, selectable="status.phase",
+        verbs=tuple(verb for verb in ALL_VERBS if verb != "deletecollection"),
     )  # fmt: skip
     add(
         "", "Node", "nodes", core.NodeStrategy(), short="no", namespaced=False, status=True,
@@ -105,7 +107,7 @@ def _core(add: Callable[..., None]) -> None:
         selectable=common + " ".join(f"involvedObject.{key}" for key in about),
     )  # fmt: skip
     add(
-        "events.k8s.io", "Event", "events", events.EventStrategy(), short="ev", fields=events.event_fields,
+        "events.k8s.io", "Event", "events", events.EventsV1Strategy(), short="ev", fields=events.event_fields,
         selectable=common + " ".join(f"regarding.{key}" for key in about),
         storage=("", "events"), to_storage=events.events_v1_to_core, from_storage=events.events_v1_from_core,
     )  # fmt: skip
@@ -148,7 +150,7 @@ def _workloads(add: Callable[..., None]) -> None:
 
 
 def _others(add: Callable[..., None]) -> None:
-    add("coordination.k8s.io", "Lease", "leases", core.CreatableOnUpdate())
+    add("coordination.k8s.io", "Lease", "leases", core.LeaseStrategy())
     add("discovery.k8s.io", "EndpointSlice", "endpointslices", Strategy())
     rbac = "rbac.authorization.k8s.io"
     add(rbac, "Role", "roles", core.RbacStrategy())

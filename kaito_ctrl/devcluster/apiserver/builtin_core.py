@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "ConfigMapStrategy",
     "CreatableOnUpdate",
     "EndpointsStrategy",
+    "LeaseStrategy",
     "NamespaceStrategy",
     "NodeStrategy",
     "PdbStrategy",
@@ -32,6 +33,13 @@ __all__ = [
     "node_fields",
     "secret_fields",
 ]
+
+
+_DATA_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_DATA_KEY_TEXT = (
+    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or "
+    "'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+)
 
 
 class Plain(Strategy):
@@ -101,8 +109,37 @@ def namespace_fields(obj: Mapping[str, Any]) -> dict[str, str]:
     return {"metadata.name": obj["metadata"]["name"], "status.phase": (obj.get("status") or {}).get("phase", "")}
 
 
+class LeaseStrategy(CreatableOnUpdate):
+    """``coordination.k8s.io/v1 Lease``."""
+
+    def validate(self, obj: Obj) -> Iterator[FieldError]:
+        spec = obj.get("spec") or {}
+        duration, transitions = spec.get("leaseDurationSeconds"), spec.get("leaseTransitions")
+        if duration is not None and duration <= 0:
+            yield FieldError.invalid("spec.leaseDurationSeconds", duration, "must be greater than 0")
+        if transitions is not None and transitions < 0:
+            yield FieldError.invalid("spec.leaseTransitions", transitions, "must be greater than or equal to 0")
+
+
+def _key_errors(data: Mapping[str, Any], path: str) -> Iterator[FieldError]:
+    """Keys become file names."""
+    for key in data:
+        if key in {".", ".."}:
+            yield FieldError.invalid(f"{path}[{key}]", key, f"must not be '{key}'")
+        elif not _DATA_KEY.fullmatch(key):
+            yield FieldError.invalid(f"{path}[{key}]", key, _DATA_KEY_TEXT)
+
+
 class ConfigMapStrategy(Plain):
     """``v1 ConfigMap``."""
+
+    def validate(self, obj: Obj) -> Iterator[FieldError]:
+        data, binary = obj.get("data") or {}, obj.get("binaryData") or {}
+        yield from _key_errors(data, "data")
+        for key in data:
+            if key in binary:
+                yield FieldError.invalid(f"data[{key}]", key, "duplicate of key present in binaryData")
+        yield from _key_errors(binary, "binaryData")
 
     def validate_update(self, new: Obj, old: Obj) -> Iterator[FieldError]:
         if not old.get("immutable"):
@@ -127,11 +164,7 @@ class SecretStrategy(Plain):
 
     def validate(self, obj: Obj) -> Iterator[FieldError]:
         data = obj.get("data") or {}
-        for key, value in data.items():
-            try:
-                base64.b64decode(value, validate=True)
-            except (binascii.Error, ValueError):
-                yield FieldError.invalid(f"data[{key}]", "<secret contents redacted>", "must be base64")
+        yield from _key_errors(data, "data")
         needed = {
             "kubernetes.io/dockerconfigjson": [".dockerconfigjson"],
             "kubernetes.io/tls": ["tls.crt", "tls.key"],
@@ -253,6 +286,27 @@ class BindingStrategy(RbacStrategy):
             yield FieldError.invalid("roleRef", new.get("roleRef"), "cannot change roleRef")
 
 
+_OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
+
+
+def _client_errors(client: Mapping[str, Any], path: str) -> Iterator[FieldError]:
+    url, service = client.get("url"), client.get("service")
+    if (url is None) == (service is None):
+        yield FieldError.required(path, "exactly one of url or service is required")
+        return
+    if url is not None:
+        scheme = url.partition("://")[0]
+        form = "desired format: https://host[/path]"
+        if scheme != "https":
+            yield FieldError.invalid(f"{path}.url", scheme, f"'https' is the only allowed URL scheme; {form}")
+        elif not url.partition("://")[2].partition("/")[0]:
+            yield FieldError.invalid(f"{path}.url", "", f"host must be specified; {form}")
+    else:
+        for key in ("name", "namespace"):
+            if not (service or {}).get(key):
+                yield FieldError.required(f"{path}.service.{key}", f"service {key} is required")
+
+
 class WebhookStrategy(Strategy):
     """Validating and mutating webhook configurations."""
 
@@ -287,6 +341,18 @@ class WebhookStrategy(Strategy):
                     webhook.get("admissionReviewVersions") or [],
                     "must include at least one of v1, v1beta1",
                 )
+            for key, allowed in (("failurePolicy", ["Fail", "Ignore"]), ("matchPolicy", ["Equivalent", "Exact"])):
+                if webhook.get(key) not in allowed:
+                    yield FieldError.unsupported(f"{path}.{key}", webhook.get(key), allowed)
+            if not 1 <= webhook.get("timeoutSeconds", 0) <= 30:
+                why = "the timeout value must be between 1 and 30 seconds"
+                yield FieldError.invalid(f"{path}.timeoutSeconds", webhook.get("timeoutSeconds"), why)
+            yield from _client_errors(webhook.get("clientConfig") or {}, f"{path}.clientConfig")
+            for number, rule in enumerate(webhook.get("rules") or ()):
+                for place, operation in enumerate(rule.get("operations") or ()):
+                    if operation not in _OPERATIONS:
+                        where = f"{path}.rules[{number}].operations[{place}]"
+                        yield FieldError.unsupported(where, operation, _OPERATIONS)
             if len((webhook.get("name") or "").split(".")) < 3:
                 yield FieldError.invalid(
                     f"{path}.name",

@@ -9,7 +9,7 @@ from kaito_ctrl.devcluster.apiserver.errors import FieldError
 from kaito_ctrl.devcluster.apiserver.kinds import Strategy
 from kaito_ctrl.devcluster.apiserver.store import Obj
 
-__all__ = ["EventStrategy", "event_fields", "events_v1_from_core", "events_v1_to_core"]
+__all__ = ["EventStrategy", "EventsV1Strategy", "event_fields", "events_v1_from_core", "events_v1_to_core"]
 
 
 class EventStrategy(Strategy):
@@ -23,6 +23,24 @@ class EventStrategy(Strategy):
         about = (obj.get("involvedObject") or {}).get("namespace") or ""
         if about and about != namespace:
             yield FieldError.invalid("involvedObject.namespace", about, "does not match event.namespace")
+
+
+class EventsV1Strategy(EventStrategy):
+    """``events.k8s.io/v1 Event``: what was optional in the core group is required here."""
+
+    def validate(self, obj: Obj) -> Iterator[FieldError]:
+        namespace = obj["metadata"].get("namespace")
+        about = (obj.get("regarding") or {}).get("namespace") or ""
+        if about != namespace and not (namespace == "default" and not about):
+            yield FieldError.invalid("involvedObject.namespace", about, "does not match event.namespace")
+        if not obj.get("eventTime"):
+            yield FieldError.required("eventTime")
+            return
+        for key in ("reportingController", "reportingInstance", "action", "reason"):
+            if not obj.get(key):
+                yield FieldError.required(key)
+        if obj.get("type") not in {"Normal", "Warning"}:
+            yield FieldError.invalid("type", obj.get("type") or "", f"has invalid value: {obj.get('type') or ''}")
 
 
 _EVENT_NAMES = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kaito_ctrl.devcluster.apiserver.errors import FieldError
+from kaito_ctrl.devcluster.apiserver.errors import FieldError, forbidden
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Strategy
 from kaito_ctrl.devcluster.apiserver.meta import is_dns1123_label, validate_labels
+from kaito_ctrl.devcluster.apiserver.pod_rules import probe_errors, resource_errors, toleration_errors
 from kaito_ctrl.devcluster.apiserver.store import Obj
 
 __all__ = ["PodStrategy", "default_pod_spec", "pod_fields", "validate_pod_spec", "validate_template"]
@@ -18,6 +19,7 @@ _MUTABLE_TEXT = (
     "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
 )
 _HOLD_SECONDS = 300
+_DNS_POLICIES = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
 
 
 def default_pod_spec(spec: Obj) -> None:
@@ -129,6 +131,13 @@ def validate_pod_spec(spec: Mapping[str, Any], path: str) -> Iterator[FieldError
         yield FieldError.unsupported(
             f"{path}.restartPolicy", spec.get("restartPolicy"), ["Always", "Never", "OnFailure"]
         )
+    if spec.get("dnsPolicy") not in _DNS_POLICIES:
+        yield FieldError.unsupported(f"{path}.dnsPolicy", spec.get("dnsPolicy"), _DNS_POLICIES)
+    deadline = spec.get("activeDeadlineSeconds")
+    if deadline is not None and not 0 < deadline < 2**31:
+        why = "must be between 1 and 2147483647, inclusive"
+        yield FieldError.invalid(f"{path}.activeDeadlineSeconds", deadline, why)
+    yield from toleration_errors(spec.get("tolerations") or (), f"{path}.tolerations")
     yield from validate_labels(spec.get("nodeSelector") or {}, f"{path}.nodeSelector")
 
 
@@ -150,6 +159,8 @@ def _validate_container(
         yield FieldError.unsupported(
             f"{path}.imagePullPolicy", container.get("imagePullPolicy"), ["Always", "IfNotPresent", "Never"]
         )
+    yield from resource_errors(container.get("resources") or {}, f"{path}.resources")
+    yield from probe_errors(container, path)
     for index, variable in enumerate(container.get("env") or ()):
         if not variable.get("name"):
             yield FieldError.required(f"{path}.env[{index}].name")
@@ -215,7 +226,8 @@ class PodStrategy(Strategy):
         spec = obj["spec"]
         spec.setdefault("serviceAccountName", "default")
         spec["serviceAccount"] = spec["serviceAccountName"]
-        priority, policy = _priority(spec, env)
+        _require_account(obj, env)
+        priority, policy = _priority(obj, env)
         spec.setdefault("priority", priority)
         spec.setdefault("preemptionPolicy", policy)
         tolerations = spec.setdefault("tolerations", [])
@@ -268,17 +280,25 @@ def _frozen(spec: Mapping[str, Any]) -> Obj:
     return kept
 
 
-_SYSTEM_PRIORITIES = {"system-node-critical": 2000001000, "system-cluster-critical": 2000000000}
+def _require_account(obj: Obj, env: Environment) -> None:
+    """Raises a 403 when the service account of a pod is not there."""
+    metadata, account = obj["metadata"], obj["spec"]["serviceAccountName"]
+    namespace = metadata.get("namespace", "")
+    if (namespace, account) not in env.store.bucket("", "serviceaccounts").items:
+        why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
+        raise forbidden("", "pods", metadata.get("name") or "", why)
 
 
-def _priority(spec: Mapping[str, Any], env: Environment) -> tuple[int, str]:
-    name = spec.get("priorityClassName")
+def _priority(obj: Obj, env: Environment) -> tuple[int, str]:
+    """Value and preemption policy of a pod's priority class. Raises a 403 for one that is not there."""
+    name = obj["spec"].get("priorityClassName")
     classes = env.store.bucket("scheduling.k8s.io", "priorityclasses").items
     if name:
         found = classes.get(("", name))
         if found is not None:
             return int(found.obj.get("value", 0)), found.obj.get("preemptionPolicy", "PreemptLowerPriority")
-        return _SYSTEM_PRIORITIES.get(name, 0), "PreemptLowerPriority"
+        why = f"no PriorityClass with name {name} was found"
+        raise forbidden("", "pods", obj["metadata"].get("name") or "", why)
     for stored in classes.values():
         if stored.obj.get("globalDefault"):
             return int(stored.obj.get("value", 0)), stored.obj.get("preemptionPolicy", "PreemptLowerPriority")

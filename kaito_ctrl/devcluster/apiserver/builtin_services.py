@@ -7,7 +7,7 @@ from typing import Any
 
 from kaito_ctrl.devcluster.apiserver.errors import FieldError
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Strategy
-from kaito_ctrl.devcluster.apiserver.meta import is_dns1035, is_dns1123_label
+from kaito_ctrl.devcluster.apiserver.meta import is_dns1035, is_dns1123_label, validate_labels
 from kaito_ctrl.devcluster.apiserver.store import Obj
 
 __all__ = ["ServiceStrategy"]
@@ -101,6 +101,9 @@ class ServiceStrategy(Strategy):
         kinds = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]
         if spec["type"] not in kinds:
             yield FieldError.unsupported("spec.type", spec["type"], kinds)
+        if spec["sessionAffinity"] not in {"ClientIP", "None"}:
+            yield FieldError.unsupported("spec.sessionAffinity", spec["sessionAffinity"], ["ClientIP", "None"])
+        yield from validate_labels(spec.get("selector") or {}, "spec.selector")
         headless = spec.get("clusterIP") == "None"
         ports = spec.get("ports") or []
         if spec["type"] == "ExternalName":

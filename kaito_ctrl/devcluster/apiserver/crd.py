@@ -184,7 +184,7 @@ class CrdStrategy(Strategy):
 
         if clash:
             status["conditions"] = [
-                condition("NamesAccepted", False, "NameConflict", clash),
+                condition("NamesAccepted", False, *clash),
                 condition("Established", False, "NotAccepted", "not all names are accepted"),
             ]
             status.setdefault("acceptedNames", {"kind": "", "plural": ""})
@@ -200,20 +200,31 @@ class CrdStrategy(Strategy):
             stored.append(current)
         status["storedVersions"] = stored
 
-    def _clash(self, obj: Obj, env: Environment) -> str:
+    def _clash(self, obj: Obj, env: Environment) -> tuple[str, str] | None:
+        """Reason and message when a name belongs to another definition of the group; the last one found counts."""
         names, group = obj["spec"].get("names") or {}, obj["spec"].get("group")
+        words: set[Any] = set()
+        kinds: set[Any] = set()
         for stored in env.store.bucket("apiextensions.k8s.io", "customresourcedefinitions").items.values():
             other = stored.obj
             if other["metadata"]["name"] == obj["metadata"].get("name") or other["spec"]["group"] != group:
                 continue
             taken = (other.get("status") or {}).get("acceptedNames") or {}
-            if names.get("kind") in {taken.get("kind"), taken.get("listKind")}:
-                return f'"{names.get("kind")}" is already in use'
-            plurals = {taken.get("plural"), taken.get("singular"), *(taken.get("shortNames") or ())}
-            for word in (names.get("plural"), names.get("singular"), *(names.get("shortNames") or ())):
-                if word in plurals:
-                    return f'"{word}" is already in use'
-        return ""
+            words |= {taken.get("plural"), taken.get("singular"), *(taken.get("shortNames") or ())}
+            kinds |= {taken.get("kind"), taken.get("listKind")}
+        found = None
+        for key, reason, used in (
+            ("plural", "PluralConflict", words),
+            ("singular", "SingularConflict", words),
+            ("shortNames", "ShortNamesConflict", words),
+            ("kind", "KindConflict", kinds),
+            ("listKind", "ListKindConflict", kinds),
+        ):
+            value = names.get(key) or ""
+            for name in value if isinstance(value, list) else [value]:
+                if name and name in used:
+                    found = (reason, f'"{name}" is already in use')
+        return found
 
     def validate(self, obj: Obj) -> Iterator[FieldError]:
         spec, name = obj["spec"], obj["metadata"].get("name") or ""
@@ -268,11 +279,27 @@ class CrdStrategy(Strategy):
                 for key in ("name", "type", "jsonPath"):
                     if not column.get(key):
                         yield FieldError.required(f"{where}.{key}")
+                yield from _column_errors(column, where)
                 if column.get("jsonPath"):
                     try:
                         compile_path(column["jsonPath"])
                     except JSONPathError as error:
                         yield FieldError.invalid(f"{where}.jsonPath", column["jsonPath"], str(error))
+
+
+_COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
+_COLUMN_FORMATS = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
+
+
+def _column_errors(column: Mapping[str, Any], path: str) -> Iterator[FieldError]:
+    """What is wrong with a printer column, but for what is missing from it."""
+    for key, allowed in (("type", _COLUMN_TYPES), ("format", _COLUMN_FORMATS)):
+        value = column.get(key) or ""
+        if value and value not in allowed:
+            yield FieldError.invalid(f"{path}.{key}", value, f"must be one of {','.join(allowed)}")
+    where = column.get("jsonPath") or ""
+    if where and not where.startswith("."):
+        yield FieldError.invalid(f"{path}.jsonPath", where, "must be a simple json path starting with .")
 
 
 def _structural_errors(source: Mapping[str, Any], path: str, *, root: bool = False) -> Iterator[FieldError]:

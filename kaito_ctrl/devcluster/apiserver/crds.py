@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kaito_ctrl.devcluster.apiserver.backend import Backend
-from kaito_ctrl.devcluster.apiserver.crd import CLEANUP, build_resources
+from kaito_ctrl.devcluster.apiserver.crd import CLEANUP, CustomVersion, build_resources
 from kaito_ctrl.devcluster.apiserver.decode import copy_json
-from kaito_ctrl.devcluster.apiserver.store import Bucket, Change, Obj, Stored
+from kaito_ctrl.devcluster.apiserver.store import Bucket, Change, Obj, Stored, encode
 
 __all__ = ["CrdServing"]
 
@@ -56,6 +56,7 @@ class CrdServing:
                 registry.add(resource)
             bucket = self._backend.store.bucket(group, plural)
             self._rewrite(bucket, spec)
+            self._default(bucket)
             bucket.wake()
 
     def _rewrite(self, bucket: Bucket, spec: Mapping[str, Any]) -> None:
@@ -65,11 +66,20 @@ class CrdServing:
         for key, stored in list(bucket.items.items()):
             if stored.obj["apiVersion"] != api_version:
                 obj = {**stored.obj, "apiVersion": api_version}
-                from kaito_ctrl.devcluster.apiserver.store import encode
-
                 bucket.items[key] = Stored(key, obj, stored.rv, encode(obj))
             else:
                 stored.views.clear()
+
+    def _default(self, bucket: Bucket) -> None:
+        """What is stored is shown with the defaults of now, without a new version of it."""
+        resource = self._backend.registry.of_storage(bucket.group, bucket.plural)
+        if resource is None or not isinstance(resource.custom, CustomVersion):
+            return
+        for key, stored in list(bucket.items.items()):
+            obj = copy_json(stored.obj)
+            resource.custom.default(obj)
+            if obj != stored.obj:
+                bucket.items[key] = Stored(key, obj, stored.rv, encode(obj))
 
     def _remove_instances(self, bucket: Bucket) -> None:
         """Delete every object; those with finalizers only get their deletionTimestamp."""

@@ -59,7 +59,7 @@ async def create_object(
 def _system_fields(backend: Backend, resource: Resource, metadata: Obj) -> None:
     metadata["uid"] = backend.env.uids()
     metadata["creationTimestamp"] = backend.now()
-    for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"):
+    for key in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
         metadata.pop(key, None)
     if resource.strategy.generation:
         metadata["generation"] = 1

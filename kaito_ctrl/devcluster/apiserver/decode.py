@@ -7,7 +7,9 @@ result shares nothing with its input: what follows may change it.
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -221,15 +223,23 @@ def _decode_object(
     return result
 
 
-_CANONICAL = frozenset({"date-time", "quantity"})
+_CANONICAL = frozenset({"byte", "date-time", "quantity"})
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=\r\n]")
 
 
 def _canonical(schema: Schema, value: str) -> str:
     try:
+        if schema.format == "byte":
+            base64.b64decode(value, validate="\n" not in value and "\r" not in value)
+            return value
         if schema.format == "quantity":
             return canonical_quantity(value)
         return canonical_time(value, micro=schema.name == "microtime")
     except ValueError as error:
+        if schema.format == "byte":
+            wrong = _NOT_BASE64.search(value)
+            where = wrong.start() if wrong is not None else len(value)
+            raise DecodeError(f"illegal base64 data at input byte {where}") from error
         raise DecodeError(str(error)) from error
 
 

@@ -52,7 +52,10 @@ def read_delete_options(call: Call) -> DeleteOptions:
     orphan = body.get("orphanDependents")
     if orphan is None and "orphanDependents" in call.query:
         orphan = call.query.flag("orphanDependents")
-    if orphan is not None and not propagation:
+    if orphan is not None and propagation:
+        both = "orphanDependents and deletionPropagation cannot be both set"
+        raise invalid("meta.k8s.io", "DeleteOptions", "", [FieldError.invalid("propagationPolicy", propagation, both)])
+    if orphan is not None:
         propagation = "Orphan" if orphan else "Background"
     if propagation not in {"", "Background", "Foreground", "Orphan"}:
         error = FieldError.unsupported("propagationPolicy", propagation, ["Foreground", "Background", "Orphan", "nil"])
@@ -89,13 +92,16 @@ async def delete(
 
 def _check_preconditions(resource: Resource, name: str, current: Stored, options: DeleteOptions) -> None:
     metadata = current.obj["metadata"]
-    for wanted, have, what in (
-        (options.uid, metadata["uid"], "UID"),
-        (options.resource_version, metadata["resourceVersion"], "ResourceVersion"),
+    for wanted, have, what, happened in (
+        (options.uid, metadata["uid"], "UID", "deleted and then recreated"),
+        (options.resource_version, metadata["resourceVersion"], "ResourceVersion", "modified"),
     ):
         if wanted and wanted != have:
-            why = f"Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {have}"
-            raise conflict(resource.group, resource.plural, name, why)
+            why = (
+                f"the {what} in the precondition ({wanted}) does not match the {what} in record ({have}). "
+                f"The object might have been {happened}"
+            )
+            raise conflict(resource.group, resource.kind, name, why)
 
 
 def _mark(backend: Backend, resource: Resource, current: Stored, options: DeleteOptions) -> tuple[Stored, bool]:

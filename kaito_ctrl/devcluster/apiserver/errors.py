@@ -14,6 +14,7 @@ import msgspec
 
 __all__ = [
     "FieldError",
+    "GoValue",
     "StatusError",
     "already_exists",
     "bad_request",
@@ -33,6 +34,14 @@ __all__ = [
 ]
 
 _NO_VALUE = object()
+
+
+@dataclass(frozen=True, slots=True)
+class GoValue:
+    """A value whose Go spelling is not that of JSON; shown as it is."""
+
+    text: str
+
 
 _TYPES = {
     "FieldValueNotFound": "Not found",
@@ -54,6 +63,8 @@ def _show(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, GoValue):
+        return value.text
     return msgspec.json.encode(value).decode()
 
 
@@ -126,6 +137,8 @@ class StatusError(Exception):
         self.reason = reason
         self.message = message
         self.details = dict(details) if details else {}
+        self.shows_details = bool(self.details)
+        self.metadata: dict[str, Any] = {}
         self.headers = dict(headers) if headers else {}
 
     def status(self) -> dict[str, Any]:
@@ -133,13 +146,13 @@ class StatusError(Exception):
         body: dict[str, Any] = {
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": self.metadata,
             "status": "Failure",
             "message": self.message,
         }
         if self.reason:
             body["reason"] = self.reason
-        if self.details:
+        if self.shows_details:
             body["details"] = self.details
         body["code"] = self.code
         return body
@@ -171,8 +184,15 @@ def not_found(group: str, plural: str, name: str) -> StatusError:
     )
 
 
+def _generic(code: int, reason: str, message: str) -> StatusError:
+    """An answer from before any resource is known: its details are there, and empty."""
+    error = StatusError(code, reason, message)
+    error.shows_details = True
+    return error
+
+
 def page_not_found() -> StatusError:
-    return StatusError(404, "NotFound", "the server could not find the requested resource")
+    return _generic(404, "NotFound", "the server could not find the requested resource")
 
 
 def already_exists(group: str, plural: str, name: str) -> StatusError:
@@ -225,14 +245,20 @@ def forbidden(group: str, plural: str, name: str, why: str, causes: Sequence[Map
 
 
 def method_not_allowed() -> StatusError:
-    return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+    return _generic(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 
 
-def not_acceptable(offers: str) -> StatusError:
+def not_acceptable(offers: str = "") -> StatusError:
+    """*offers* are named by the handlers of custom kinds; the routes of built-in ones refuse before."""
+    if not offers:
+        return _generic(406, "NotAcceptable", "406: Not Acceptable")
     return StatusError(406, "NotAcceptable", f"only the following media types are accepted: {offers}")
 
 
-def unsupported_media_type(offers: str) -> StatusError:
+def unsupported_media_type(offers: str = "") -> StatusError:
+    """*offers* as for :func:`not_acceptable`."""
+    if not offers:
+        return _generic(415, "UnsupportedMediaType", "415: Unsupported Media Type")
     return StatusError(
         415,
         "UnsupportedMediaType",
@@ -240,12 +266,16 @@ def unsupported_media_type(offers: str) -> StatusError:
     )
 
 
-def expired(message: str) -> StatusError:
-    return StatusError(410, "Expired", message)
+def expired(message: str, *, token: str = "") -> StatusError:
+    """*token*: where a list may go on nevertheless, at the state of now."""
+    error = StatusError(410, "Expired", message)
+    if token:
+        error.metadata["continue"] = token
+    return error
 
 
 def too_large_resource_version(wanted: int, current: int) -> StatusError:
-    message = f"Too large resource version: {wanted}, current: {current}"
+    message = f"Timeout: Too large resource version: {wanted}, current: {current}"
     return StatusError(
         504,
         "Timeout",

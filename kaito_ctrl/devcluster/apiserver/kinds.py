@@ -192,6 +192,11 @@ class Resource:
         self.selectable = self.selectable | {"metadata.name"} | ({"metadata.namespace"} if self.namespaced else set())
 
     @property
+    def storage_prefix(self) -> str:
+        """Where its objects lie in a real server's storage, which some errors show."""
+        return f"{self.group}/{self.plural}" if self.custom is not None else self.plural
+
+    @property
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 

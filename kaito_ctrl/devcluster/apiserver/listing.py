@@ -42,11 +42,10 @@ class Filter:
         fields = parse_fields(call.query.get("fieldSelector"))
         for path, _equal, _value in fields.terms:
             if path not in resource.selectable:
-                raise bad_request(
-                    f'Unable to find "{resource.group + "/" if resource.group else ""}{resource.version}, '
-                    f'Resource={resource.plural}" that match label selector "{call.query.get("labelSelector")}", '
-                    f'field selector "{call.query.get("fieldSelector")}": field label not supported: {path}'
-                )
+                if resource.custom is None and resource.selectable == {"metadata.name", "metadata.namespace"}:
+                    known = 'only "metadata.name", "metadata.namespace"'
+                    raise bad_request(f'"{path}" is not a known field selector: {known}')
+                raise bad_request(f"field label not supported: {path}")
         return cls(resource, call.target.namespace, call.target.name, labels, fields)
 
     @property
@@ -72,6 +71,10 @@ class Page:
     rv: int
     token: str = ""
     remaining: int | None = None
+
+
+_NOW = -1
+"""The version of a token that goes on at the state of now."""
 
 
 def _decode_token(token: str) -> tuple[int, Key]:
@@ -136,7 +139,12 @@ def list_page(backend: Backend, call: Call, resource: Resource, chosen: Filter) 
     keys = bucket.keys(chosen.namespace if resource.namespaced else "")
     if token:
         rv, after = _decode_token(token)
-        source = _at(bucket, rv, _TOKEN_EXPIRED)
+        if rv == _NOW:
+            rv = backend.store.rv
+        elif rv < bucket.floor:
+            raise expired(_TOKEN_EXPIRED, token=_encode_token(_NOW, after))
+        else:
+            source = bucket.snapshot(rv)
     elif rv_text:
         wanted = parse_rv(rv_text)
         if wanted > backend.store.rv:

@@ -14,7 +14,7 @@ from kaito_ctrl.devcluster.apiserver.decode import copy_json, decode_typed, pars
 from kaito_ctrl.devcluster.apiserver.errors import StatusError, bad_request, conflict, unsupported_media_type
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
 from kaito_ctrl.devcluster.apiserver.patch import PatchError, json_patch, merge_patch
-from kaito_ctrl.devcluster.apiserver.requests import Call, Query
+from kaito_ctrl.devcluster.apiserver.requests import APPLY, Call, Query
 from kaito_ctrl.devcluster.apiserver.store import Obj, Stored
 from kaito_ctrl.devcluster.apiserver.strategic import strategic_patch
 from kaito_ctrl.devcluster.apiserver.updating import write
@@ -24,7 +24,6 @@ __all__ = ["apply_json", "patch"]
 JSON = "application/json-patch+json"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
-APPLY = "application/apply-patch+yaml"
 _STRICT = Query([("fieldValidation", "Strict")])
 
 
@@ -34,8 +33,7 @@ async def patch(backend: Backend, call: Call, resource: Resource, name: str, sub
     if media == APPLY:
         return await _apply(backend, call, resource, name, subresource)
     if media not in {JSON, MERGE, STRATEGIC} or (media == STRATEGIC and resource.custom is not None):
-        offers = [JSON, MERGE, APPLY] if resource.custom is not None else [JSON, MERGE, STRATEGIC, APPLY]
-        raise unsupported_media_type(", ".join(offers))
+        raise unsupported_media_type(", ".join([JSON, MERGE, APPLY]) if resource.custom is not None else "")
     duplicates: list[str] | None = [] if call.strict_body else None
     value = parse_body(call.body, media, duplicates=duplicates)
     writer = ssa.Writer(call.field_manager, "Update", resource.api_version, subresource)
@@ -108,6 +106,8 @@ async def _apply(backend: Backend, call: Call, resource: Resource, name: str, su
     if not isinstance(value, dict):
         raise bad_request("error decoding YAML: the apply configuration must be an object")
     config = _config(call, resource, value)
+    if not config["metadata"].get("name"):
+        raise bad_request(f"the name of the object ({name} based on URL) was undeterminable: name must be provided")
     check_identity(call, resource, config, name)
     writer = ssa.Writer(call.query.get("fieldManager"), "Apply", resource.api_version, subresource)
     force, now = call.query.flag("force"), backend.clock.now()
@@ -152,9 +152,14 @@ def _fresh(resource: Resource, merged: Obj) -> Obj:
 
 def _config(call: Call, resource: Resource, value: Mapping[str, Any]) -> Obj:
     """The apply configuration, decoded. What the schema does not know is an error: it could not be owned."""
-    for key in ("apiVersion", "kind"):
-        if not value.get(key):
-            raise bad_request(f"invalid object type: {key} must be set")
+    if not value.get("kind"):
+        raise bad_request("invalid object type: kind must be set")
+    version = value.get("apiVersion") or ""
+    if version != resource.api_version:
+        raise bad_request(
+            f"Incorrect version specified in apply patch. Specified patch version: {version}, "
+            f"expected: {resource.api_version}"
+        )
     if (value.get("metadata") or {}).get("managedFields"):
         raise bad_request("metadata.managedFields must be nil")
     strict = Call(call.method, call.target, _STRICT, call.headers, call.body, call.user, call.accept)

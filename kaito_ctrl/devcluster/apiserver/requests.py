@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from kaito_ctrl.devcluster.apiserver.errors import FieldError, bad_request, invalid
+from kaito_ctrl.devcluster.apiserver.errors import FieldError, StatusError, bad_request, invalid
 
 __all__ = ["Accept", "Call", "Query", "Target", "parse_accept", "parse_path", "parse_rv"]
 
@@ -84,11 +84,15 @@ class Query:
 
 
 def parse_rv(text: str) -> int:
-    """A resourceVersion from a query."""
+    """A resourceVersion from a query. Raises the 500 of a real server for what is no number."""
     if not text.isascii() or not text.isdigit():
-        raise bad_request(f'Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax')
+        why = f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
+        raise StatusError(500, "", why)
     return int(text)
 
+
+APPLY = "application/apply-patch+yaml"
+MANAGER_LIMIT = 128
 
 Form = Literal["object", "table", "partial", "partial-list"]
 
@@ -142,6 +146,8 @@ class Call:
     user: str
     accept: Accept
     warnings: list[str] = field(default_factory=list)
+    known: Callable[[str, str], bool] = lambda api_version, kind: True
+    """Whether anything of that version and kind is served."""
 
     @property
     def dry_run(self) -> bool:
@@ -173,6 +179,27 @@ class Call:
             return given
         agent = self.headers.get("user-agent", "").split("/")[0].split(" ")[0]
         return agent[:128] or self.user.rpartition(":")[2] or "unknown"
+
+    def check_options(self) -> None:
+        """Raises a 422 for options of a write that cannot be."""
+        kind = {"POST": "CreateOptions", "PUT": "UpdateOptions", "PATCH": "PatchOptions"}.get(self.method)
+        if kind is None:
+            return
+        errors = []
+        manager = self.query.get("fieldManager")
+        if len(manager.encode()) > MANAGER_LIMIT:
+            errors.append(
+                FieldError("FieldValueTooLong", "fieldManager", detail=f"may not be more than {MANAGER_LIMIT} bytes")
+            )
+        for position, letter in enumerate(manager):
+            if not letter.isprintable():
+                why = f"invalid character U+{ord(letter):04X} (at position {position})"
+                errors.append(FieldError.invalid("fieldManager", manager, why))
+                break
+        if kind == "PatchOptions" and "force" in self.query and not self.content_type.startswith(APPLY):
+            errors.append(FieldError.forbidden("force", "may not be specified for non-apply patch"))
+        if errors:
+            raise invalid("meta.k8s.io", kind, "", errors)
 
     @property
     def content_type(self) -> str:

@@ -62,6 +62,9 @@ class LabelSelector:
         return all(term.matches(labels) for term in self.requirements)
 
 
+_SIGNS = frozenset({"=", "==", "!=", "!", ",", "(", ")", "<", ">"})
+
+
 def _tokens(text: str) -> list[str]:
     found, at = [], 0
     while at < len(text.rstrip()):
@@ -94,13 +97,16 @@ def parse_labels(text: str) -> LabelSelector:
 
     while at < len(tokens):
         absent = peek() == "!"
+        if not absent and peek() in _SIGNS:
+            raise bad_request(f"found '{peek()}', expected: !, identifier, or 'end of string'")
         if absent:
             at += 1
         key = word()
         if not _NAME.match(key):
             raise bad_request(
                 f'unable to parse requirement: <nil>: Invalid value: "{key}": name part must consist of alphanumeric '
-                "characters, '-', '_' or '.', and must start and end with an alphanumeric character"
+                "characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  "
+                "or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
             )
         if absent:
             terms.append(Requirement(key, "!"))
@@ -114,15 +120,25 @@ def parse_labels(text: str) -> LabelSelector:
         elif peek() in {"<", ">"}:
             operator = peek()
             at += 1
-            terms.append(Requirement(key, operator, frozenset({word()})))
+            bound = word()
+            if not bound.lstrip("+-").isdigit():
+                raise bad_request(
+                    f'unable to parse requirement: values[0][{key}]: Invalid value: "{bound}": '
+                    "for 'Gt', 'Lt' operators, the value must be an integer"
+                )
+            terms.append(Requirement(key, operator, frozenset({bound})))
         elif peek() in {"in", "notin"}:
             operator = peek()
             at += 1
             if peek() != "(":
-                raise bad_request(f"unable to parse requirement: found '{peek()}', expected: '('")
+                raise bad_request(f"unable to parse requirement: found '{peek()}' expected: '('")
             at += 1
             values = set()
             while peek() != ")":
+                if not peek() or peek() in _SIGNS - {","}:
+                    raise bad_request(
+                        f"unable to parse requirement: found '{peek()}', expected: ',', ')' or identifier"
+                    )
                 values.add("" if peek() == "," else word())
                 if peek() == ",":
                     at += 1
@@ -134,10 +150,10 @@ def parse_labels(text: str) -> LabelSelector:
             raise bad_request(f"unable to parse requirement: found '{peek()}', expected: in, notin, =, ==, !=, gt, lt")
         if peek() == ",":
             at += 1
-            if not peek():
-                raise fail()
+            if not peek() or peek() in _SIGNS - {"!"}:
+                raise bad_request(f"found '{peek()}', expected: identifier after ','")
         elif peek():
-            raise bad_request(f"unable to parse requirement: found '{peek()}', expected: ',' or 'end of string'")
+            raise bad_request(f"found '{peek()}', expected: ',' or 'end of string'")
     return LabelSelector(tuple(terms))
 
 

@@ -138,14 +138,18 @@ class ApiServer:
         accept = parse_accept(headers.get("accept", ""))
         resource = self.backend.registry.find(target.group, target.version, target.plural)
         if resource is None:
+            if target.version not in self.backend.registry.groups().get(target.group, {}):
+                return Response.of(404, b"404 page not found\n", {"content-type": "text/plain; charset=utf-8"})
             raise page_not_found()
         if accept is None and target.subresource != "proxy":
-            raise not_acceptable(_OFFERS)
+            raise not_acceptable(_OFFERS if resource.custom is not None else "")
         call = Call(request.method, target, Query(request.query), headers, request.body, user, accept or Accept())
+        call.known = lambda api_version, kind: self.backend.registry.of_kind(api_version, kind) is not None
         if resource.deprecated_warning:
             call.warnings.append(resource.deprecated_warning)
         if resource.namespaced and not target.namespace and target.name:
             raise page_not_found()
+        call.check_options()
         response = await self._dispatch(call, resource)
         if call.warnings:
             # A header that repeats: the transport's mapping holds them as one list, which HTTP allows.
@@ -194,7 +198,7 @@ class ApiServer:
                 if resource.namespaced and not target.namespace:
                     raise method_not_allowed()
                 return self._object(call, resource, await creating.create(backend, call, resource), 201)
-            case "DELETE":
+            case "DELETE" if "deletecollection" in resource.verbs:
                 return await self._delete_collection(call, resource)
             case _:
                 raise method_not_allowed()

@@ -228,16 +228,25 @@ def _fits(value: Any, source: Mapping[str, Any], path: str) -> list[FieldError]:
     return list(validate(value, _logic_schema(msgspec.json.encode(source)), path))
 
 
+def _composite(path: str, what: str) -> FieldError:
+    """An error of a whole schema belongs to no field, and shows no value."""
+    return FieldError.invalid("<nil>", "", f'"{path}" must {what}')
+
+
 def _validate_logic(value: Any, source: Mapping[str, Any], path: str) -> Iterator[FieldError]:
-    for part in source.get("allOf") or ():
-        yield from _fits(value, part, path)
-    shown = value if not isinstance(value, (dict, list)) else ""
+    parts = source.get("allOf") or ()
+    tries = [_fits(value, part, path) for part in parts]
+    for errors in tries:
+        yield from errors
+    if any(tries):
+        none = ". None validated" if all(tries) else ""
+        yield _composite(path, f"validate all the schemas (allOf){none}")
     options = source.get("anyOf")
     # The two types of an int-or-string were checked with the type.
     if options and not (source.get("x-kubernetes-int-or-string") and all(o.keys() == {"type"} for o in options)):
         tries = [_fits(value, part, path) for part in options]
         if all(tries):
-            yield FieldError.invalid(path or "<nil>", shown, f'"{path}" must validate at least one schema (anyOf)')
+            yield _composite(path, "validate at least one schema (anyOf)")
             yield from min(tries, key=len)
     options = source.get("oneOf")
     if options:
@@ -245,11 +254,9 @@ def _validate_logic(value: Any, source: Mapping[str, Any], path: str) -> Iterato
         good = sum(not errors for errors in tries)
         if good != 1:
             found = "Found none valid" if not good else f"Found {good} valid alternatives"
-            yield FieldError.invalid(
-                path or "<nil>", shown, f'"{path}" must validate one and only one schema (oneOf). {found}'
-            )
+            yield _composite(path, f"validate one and only one schema (oneOf). {found}")
             if not good:
                 yield from min(tries, key=len)
     refused = source.get("not")
     if refused and not _fits(value, refused, path):
-        yield FieldError.invalid(path or "<nil>", shown, f'"{path}" must not validate the schema (not)')
+        yield _composite(path, "not validate the schema (not)")

@@ -133,7 +133,7 @@ async def bind(backend: Backend, call: Call, pods: Resource, name: str) -> Obj:
     body = _read(call, "core.Binding")
     node = (body.get("target") or {}).get("name")
     if not node:
-        raise invalid("", "Binding", name, [FieldError.required("target.name")])
+        raise StatusError(500, "", str(FieldError.required("target.name")))
     uid = (body.get("metadata") or {}).get("uid")
 
     def change(draft: Obj) -> None:

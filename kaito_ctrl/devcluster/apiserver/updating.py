@@ -15,7 +15,7 @@ from kaito_ctrl.devcluster.apiserver.backend import Backend, check_identity, rea
 from kaito_ctrl.devcluster.apiserver.builtin_services import ServiceStrategy
 from kaito_ctrl.devcluster.apiserver.creating import create_object, unstored
 from kaito_ctrl.devcluster.apiserver.decode import copy_json, parse_body
-from kaito_ctrl.devcluster.apiserver.errors import FieldError, conflict, invalid, not_found
+from kaito_ctrl.devcluster.apiserver.errors import FieldError, GoValue, conflict, invalid, not_found
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
 from kaito_ctrl.devcluster.apiserver.meta import validate_meta, validate_meta_update
 from kaito_ctrl.devcluster.apiserver.requests import Call
@@ -48,8 +48,10 @@ async def replace(backend: Backend, call: Call, resource: Resource, name: str, s
         draft = drafts.pop() if drafts else read_object(call, resource, value)
         check_identity(call, resource, draft, name)
         if not draft["metadata"].get("resourceVersion") and not resource.strategy.unconditional_update:
-            error = FieldError("FieldValueInvalid", "metadata.resourceVersion", 0, "must be specified for an update")
-            raise invalid(resource.group, resource.kind, name, [error])
+            why = "must be specified for an update"
+            error = FieldError.invalid("metadata.resourceVersion", GoValue("0x0"), why)
+            # The storage knows no kinds: it names the resource.
+            raise invalid(resource.group, resource.plural, name, [error])
         return draft
 
     return await write(backend, call, resource, name, compute, writer), False
@@ -90,7 +92,11 @@ def _check_versions(resource: Resource, name: str, new: Obj, live: Obj) -> bool:
     have, is_now = new["metadata"], live["metadata"]
     uid = have.get("uid")
     if uid and uid != is_now["uid"]:
-        why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {is_now['uid']}"
+        place = "/".join(part for part in (resource.storage_prefix, is_now.get("namespace"), name) if part)
+        why = (
+            f"StorageError: invalid object, Code: 4, Key: /registry/{place}, ResourceVersion: 0, AdditionalErrorMsg: "
+            f"Precondition failed: UID in precondition: {uid}, UID in object meta: {is_now['uid']}"
+        )
         raise conflict(resource.group, resource.plural, name, why)
     version = have.get("resourceVersion") or ""
     if version and version != is_now["resourceVersion"]:

@@ -112,7 +112,7 @@ class Api:
             self.code = response.status
         answer = msgspec.json.decode(raw) if raw[:1] in b"{[" else raw
         if response.status >= 400:
-            raise Status(response.status, answer)
+            raise Status(response.status, answer if isinstance(answer, dict) else {"message": raw.decode()})
         return answer
 
     async def get(self, path: str, **options: Any) -> Any:

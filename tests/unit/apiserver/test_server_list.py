@@ -98,6 +98,10 @@ async def test_an_event_of_either_group_is_the_same_event(api: Api) -> None:
         "regarding": {"kind": "Pod", "namespace": "default", "name": "p"},
         "note": "hello",
         "reportingController": "me",
+        "reportingInstance": "me-1",
+        "action": "Greet",
+        "reason": "Hello",
+        "type": "Normal",
     }
     await api.post("/apis/events.k8s.io/v1/namespaces/default/events", body)
     core = await api.get("/api/v1/namespaces/default/events/e")
@@ -161,7 +165,7 @@ async def test_a_list_at_an_exact_version_shows_the_past(api: Api) -> None:
 async def test_the_future_is_too_large_a_version(api: Api) -> None:
     with fails(504, "Timeout") as caught:
         await api.get(CM, resourceVersion="100000")
-    assert caught.value.message.startswith("Too large resource version: 100000, current: ")
+    assert caught.value.message.startswith("Timeout: Too large resource version: 100000, current: ")
     assert caught.value.details["causes"][0]["reason"] == "ResourceVersionTooLarge"
     assert caught.value.details["retryAfterSeconds"] == 1
 
@@ -169,7 +173,7 @@ async def test_the_future_is_too_large_a_version(api: Api) -> None:
 async def test_a_version_match_without_a_version_makes_no_sense(api: Api) -> None:
     with fails(422):
         await api.get(CM, resourceVersionMatch="Exact")
-    with fails(400):
+    with fails(500):
         await api.get(CM, resourceVersion="abc")
 
 

@@ -213,7 +213,10 @@ async def test_config_maps_are_not_created_by_a_put(api: Api) -> None:
 
 async def test_an_unknown_path_and_an_unknown_method_are_said_to_be_so(api: Api) -> None:
     with fails(404) as caught:
-        await api.get("/apis/nobody.example/v1/things")
+        await api.get("/api/v1/things")
     assert caught.value.message == "the server could not find the requested resource"
+    with fails(404) as caught:
+        await api.get("/apis/nobody.example/v1/things")
+    assert caught.value.message == "404 page not found\n"
     with fails(405, "MethodNotAllowed"):
         await api.post(f"{CM}/a", {})
