@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH_PIP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types manifests clean
+.PHONY: help demo test sim lint manifests clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,10 @@ demo: $(VENV) ## from nothing to an answered prompt: an embedded cluster, a simu
 
 test: $(VENV) ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+SEEDS ?= 1000
+sim: $(VENV) ## simulate SEEDS whole lives of a workspace, with faults (about ten a second)
+	$(BIN)/python -m tests.sim --count $(SEEDS)
 
 lint: $(VENV) ## style, types, and the import contract
 	$(BIN)/ruff check .
