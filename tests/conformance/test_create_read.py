@@ -141,7 +141,7 @@ async def test_the_body_may_not_name_another_version(api: Api) -> None:
 
 async def test_the_body_may_not_name_another_kind(api: Api) -> None:
     with fails(400, "BadRequest") as caught:
-        await api.post(api.at("configmaps"), {"apiVersion": "v1", "kind": "Secret", **config_map()})
+        await api.post(api.at("configmaps"), {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}})
     assert caught.value.message == (
         'Secret in version "v1" cannot be handled as a ConfigMap: '
         "converting (v1.Secret) to (core.ConfigMap): unknown conversion"

@@ -256,6 +256,8 @@ async def test_a_pod_that_was_never_scheduled_goes_at_once(api: Api) -> None:
     await api.post(api.at("pods"), pod())
     answer = await api.delete(api.at("pods", "p"))
     assert answer["kind"] == "Pod"
+    assert answer["metadata"]["deletionGracePeriodSeconds"] == 0
+    assert answer["metadata"]["deletionTimestamp"]
     assert await api.missing(api.at("pods", "p"))
 
 

@@ -128,6 +128,25 @@ async def test_a_json_patch_that_does_not_fit_changes_nothing(api: Api, operatio
     assert await api.get(api.at("configmaps", "a")) == made
 
 
+async def test_an_unknown_operation_does_not_fit(api: Api) -> None:
+    await api.post(api.at("configmaps"), config_map())
+    with fails(422, "Invalid", "the server rejected our request due to an error in our request") as caught:
+        await api.json_patch(api.at("configmaps", "a"), [{"op": "bend", "path": "/data"}])
+    assert caught.value.details == {}
+
+
+@pytest.mark.parametrize("form", ["merge", "json"])
+async def test_a_patch_that_leaves_no_object_of_its_kind_is_invalid(api: Api, form: str) -> None:
+    await api.post(api.at("configmaps"), config_map())
+    with fails(422, "Invalid") as caught:
+        if form == "merge":
+            await api.merge(api.at("configmaps", "a"), {"data": 5})
+        else:
+            await api.json_patch(api.at("configmaps", "a"), [{"op": "replace", "path": "/data", "value": 5}])
+    assert caught.value.fields == ["patch"]
+    assert caught.value.message.startswith(' "" is invalid: patch: Invalid value: ')
+
+
 async def test_a_json_patch_is_a_list_of_operations(api: Api) -> None:
     await api.post(api.at("configmaps"), config_map())
     with fails(400, "BadRequest"):

@@ -45,6 +45,7 @@ async def test_a_job_selects_its_own_pods(api: Api) -> None:
     labels = made["spec"]["template"]["metadata"]["labels"]
     uid = made["metadata"]["uid"]
     assert labels["job-name"] == "j"
+    assert made["metadata"]["labels"] == labels
     assert uid in made["spec"]["selector"]["matchLabels"].values()
     assert (made["spec"]["backoffLimit"], made["spec"]["completions"], made["spec"]["parallelism"]) == (6, 1, 1)
     template["spec"]["restartPolicy"] = "Always"

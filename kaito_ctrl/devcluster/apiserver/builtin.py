@@ -7,6 +7,7 @@ from typing import Any
 
 from kaito_ctrl.devcluster.apiserver import builtin_core as core
 from kaito_ctrl.devcluster.apiserver import builtin_events as events
+from kaito_ctrl.devcluster.apiserver import builtin_policy as policy
 from kaito_ctrl.devcluster.apiserver import builtin_workloads as workloads
 from kaito_ctrl.devcluster.apiserver.builtin_pods import PodStrategy, pod_fields
 from kaito_ctrl.devcluster.apiserver.builtin_services import ServiceStrategy
@@ -153,10 +154,12 @@ def _others(add: Callable[..., None]) -> None:
     add("coordination.k8s.io", "Lease", "leases", core.LeaseStrategy())
     add("discovery.k8s.io", "EndpointSlice", "endpointslices", Strategy())
     rbac = "rbac.authorization.k8s.io"
-    add(rbac, "Role", "roles", core.RbacStrategy())
-    add(rbac, "RoleBinding", "rolebindings", core.BindingStrategy())
-    add(rbac, "ClusterRole", "clusterroles", core.RbacStrategy(), namespaced=False)
-    add(rbac, "ClusterRoleBinding", "clusterrolebindings", core.BindingStrategy(), namespaced=False)
+    add(rbac, "Role", "roles", policy.RoleStrategy(namespaced=True))
+    add(rbac, "RoleBinding", "rolebindings", policy.BindingStrategy(namespaced=True))
+    add(rbac, "ClusterRole", "clusterroles", policy.RoleStrategy(namespaced=False), namespaced=False)
+    add(
+        rbac, "ClusterRoleBinding", "clusterrolebindings", policy.BindingStrategy(namespaced=False), namespaced=False
+    )  # fmt: skip
     hooks = "admissionregistration.k8s.io"
     extensions = ("api-extensions",)
     add(
@@ -182,9 +185,9 @@ def _others(add: Callable[..., None]) -> None:
         namespaced=False,
     )  # fmt: skip
     networking = "networking.k8s.io"
-    add(networking, "Ingress", "ingresses", Strategy(), short="ing", status=True)
+    add(networking, "Ingress", "ingresses", policy.IngressStrategy(), short="ing", status=True)
     add(networking, "IngressClass", "ingressclasses", Strategy(), namespaced=False)
-    add(networking, "NetworkPolicy", "networkpolicies", Strategy(), short="netpol")
+    add(networking, "NetworkPolicy", "networkpolicies", policy.NetworkPolicyStrategy(), short="netpol")
     add("node.k8s.io", "RuntimeClass", "runtimeclasses", namespaced=False)
     authentication, authorization = "authentication.k8s.io", "authorization.k8s.io"
     add(authentication, "TokenReview", "tokenreviews", namespaced=False, virtual=True)

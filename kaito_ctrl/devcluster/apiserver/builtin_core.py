@@ -9,11 +9,10 @@ from typing import Any
 
 from kaito_ctrl.devcluster.apiserver.errors import FieldError
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Strategy
-from kaito_ctrl.devcluster.apiserver.meta import is_dns1123_label, path_segment_errors
+from kaito_ctrl.devcluster.apiserver.meta import is_dns1123_label
 from kaito_ctrl.devcluster.apiserver.store import Obj
 
 __all__ = [
-    "BindingStrategy",
     "ConfigMapStrategy",
     "CreatableOnUpdate",
     "EndpointsStrategy",
@@ -25,7 +24,6 @@ __all__ = [
     "Plain",
     "PriorityClassStrategy",
     "PvcStrategy",
-    "RbacStrategy",
     "SecretStrategy",
     "StorageClassStrategy",
     "WebhookStrategy",
@@ -215,6 +213,13 @@ class PvcStrategy(Plain):
                 if (stored.obj["metadata"].get("annotations") or {}).get(marker) == "true":
                     obj["spec"]["storageClassName"] = stored.key[1]
 
+    def validate(self, obj: Obj) -> Iterator[FieldError]:
+        spec = obj["spec"]
+        if not spec.get("accessModes"):
+            yield FieldError.required("spec.accessModes", "at least 1 access mode is required")
+        if "storage" not in ((spec.get("resources") or {}).get("requests") or {}):
+            yield FieldError.required("spec.resources[storage]")
+
 
 class PersistentVolumeStrategy(Plain):
     """``v1 PersistentVolume``."""
@@ -257,33 +262,6 @@ class PdbStrategy(Strategy):
 
     def prepare_create(self, obj: Obj, env: Environment) -> None:
         obj["status"] = {"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0}
-
-
-class RbacStrategy(Plain):
-    """Roles: their names may hold colons and capitals."""
-
-    create_on_update = True
-
-    def name_errors(self, name: str) -> list[str]:
-        return path_segment_errors(name)
-
-
-class BindingStrategy(RbacStrategy):
-    """Role bindings: what they bind never changes."""
-
-    def default(self, obj: Obj) -> None:
-        for subject in obj.get("subjects") or ():
-            if not subject.get("apiGroup"):
-                if subject.get("kind") == "ServiceAccount":
-                    subject.pop("apiGroup", None)
-                else:
-                    subject["apiGroup"] = "rbac.authorization.k8s.io"
-        if obj.get("roleRef"):
-            obj["roleRef"].setdefault("apiGroup", "rbac.authorization.k8s.io")
-
-    def validate_update(self, new: Obj, old: Obj) -> Iterator[FieldError]:
-        if new.get("roleRef") != old.get("roleRef"):
-            yield FieldError.invalid("roleRef", new.get("roleRef"), "cannot change roleRef")
 
 
 _OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")

@@ -249,6 +249,8 @@ class JobStrategy(_Templated):
         metadata = spec["template"].setdefault("metadata", {})
         metadata["labels"] = {**(metadata.get("labels") or {}), **labels}
         spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+        if not obj["metadata"].get("labels"):
+            obj["metadata"]["labels"] = dict(metadata["labels"])
 
     def validate_update(self, new: Obj, old: Obj) -> Iterator[FieldError]:
         yield from super().validate_update(new, old)

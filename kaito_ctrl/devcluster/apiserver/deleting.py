@@ -15,7 +15,7 @@ from kaito_ctrl.devcluster.apiserver.errors import FieldError, conflict, forbidd
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
 from kaito_ctrl.devcluster.apiserver.requests import Call
 from kaito_ctrl.devcluster.apiserver.schema import builtin
-from kaito_ctrl.devcluster.apiserver.store import Obj, Stored
+from kaito_ctrl.devcluster.apiserver.store import Obj, Stored, encode
 from kaito_ctrl.devcluster.apiserver.updating import drop
 
 __all__ = ["FOREGROUND", "ORPHAN", "DeleteOptions", "delete", "read_delete_options"]
@@ -124,7 +124,12 @@ def _mark(backend: Backend, resource: Resource, current: Stored, options: Delete
     if options.dry_run:
         return current, not held
     if not held:
-        return drop(backend, resource, bucket, current), True
+        gone = drop(backend, resource, bucket, current)
+        if not resource.strategy.graceful:
+            return gone, True
+        # The caller is shown that its grace was none; watchers see the last state that was stored.
+        shown = {**gone.obj, "metadata": {**metadata, "resourceVersion": gone.obj["metadata"]["resourceVersion"]}}
+        return Stored(gone.key, shown, gone.rv, encode(shown)), True
     if obj == live:
         return current, False
     return backend.store.put(bucket, current.key, obj), False

@@ -30,6 +30,7 @@ __all__ = [
     "success",
     "too_large_resource_version",
     "unauthorized",
+    "unprocessable",
     "unsupported_media_type",
 ]
 
@@ -226,6 +227,11 @@ def invalid(group: str, kind: str, name: str, errors: Iterable[FieldError]) -> S
         f'{_qualified(group, kind)} "{name}" is invalid: {joined}',
         details={**_details(name, group, kind), "causes": [e.cause() for e in found]},
     )
+
+
+def unprocessable() -> StatusError:
+    """A patch that makes sense, but not for this object."""
+    return _generic(422, "Invalid", "the server rejected our request due to an error in our request")
 
 
 def bad_request(message: str) -> StatusError:

@@ -120,5 +120,5 @@ def json_patch(target: Any, operations: Any) -> Any:
                     value = _edit(value, source, "remove", text, None)
                 value = _edit(value, path, "add", text, moved)
             case _:
-                raise PatchError(f"Unexpected kind: {op}", malformed=True)
+                raise PatchError(f"Unexpected kind: {op}")
     return value

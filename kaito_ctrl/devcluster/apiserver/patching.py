@@ -11,11 +11,19 @@ from kaito_ctrl.devcluster.apiserver import apply as ssa
 from kaito_ctrl.devcluster.apiserver.backend import Backend, check_identity, read_object
 from kaito_ctrl.devcluster.apiserver.creating import create_object
 from kaito_ctrl.devcluster.apiserver.decode import copy_json, decode_typed, parse_body, parse_yaml
-from kaito_ctrl.devcluster.apiserver.errors import StatusError, bad_request, conflict, unsupported_media_type
+from kaito_ctrl.devcluster.apiserver.errors import (
+    FieldError,
+    StatusError,
+    bad_request,
+    conflict,
+    invalid,
+    unprocessable,
+    unsupported_media_type,
+)
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
 from kaito_ctrl.devcluster.apiserver.patch import PatchError, json_patch, merge_patch
 from kaito_ctrl.devcluster.apiserver.requests import APPLY, Call, Query
-from kaito_ctrl.devcluster.apiserver.store import Obj, Stored
+from kaito_ctrl.devcluster.apiserver.store import Obj, Stored, encode
 from kaito_ctrl.devcluster.apiserver.strategic import strategic_patch
 from kaito_ctrl.devcluster.apiserver.updating import write
 
@@ -40,7 +48,14 @@ async def patch(backend: Backend, call: Call, resource: Resource, name: str, sub
 
     def compute(live: Obj) -> Obj:
         patched = apply_json(media, live, value, resource)
-        new = read_object(call, resource, patched, duplicates)
+        try:
+            new = read_object(call, resource, patched, duplicates)
+        except StatusError as error:
+            _, marker, why = error.message.partition(f"cannot be handled as a {resource.kind}: ")
+            if not marker or media == STRATEGIC or why.startswith("strict decoding error"):
+                raise
+            shown = FieldError.invalid("patch", encode(patched).decode(), why)
+            raise invalid("", "", "", [shown]) from error
         check_identity(call, resource, new, name)
         if not _names_version(media, value):
             # The patch took the version along with everything else: it insists on nothing.
@@ -73,12 +88,7 @@ def apply_json(media: str, live: Obj, value: Any, resource: Resource) -> Any:
     except PatchError as error:
         if error.malformed:
             raise bad_request(f"error decoding patch: {error}") from error
-        raise StatusError(
-            422,
-            "Invalid",
-            "the server rejected our request due to an error in our request",
-            details={"causes": [{"reason": "UnexpectedServerResponse", "message": str(error)}]},
-        ) from error
+        raise unprocessable() from error
 
 
 async def _apply(backend: Backend, call: Call, resource: Resource, name: str, subresource: str) -> tuple[Stored, bool]:

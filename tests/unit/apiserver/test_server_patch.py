@@ -44,7 +44,7 @@ async def test_a_failed_test_of_a_json_patch_is_invalid_and_changes_nothing(api:
             f"{CM}/a",
             [{"op": "replace", "path": "/data/k", "value": "2"}, {"op": "test", "path": "/data/k", "value": "x"}],
         )
-    assert "testing value /data/k failed" in caught.value.details["causes"][0]["message"]
+    assert caught.value.details == {}
     assert (await api.get(f"{CM}/a"))["data"] == {"k": "v"}
 
 
