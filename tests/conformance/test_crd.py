@@ -252,6 +252,15 @@ async def test_metadata_is_that_of_every_object(api: Api) -> None:
         await api.post(api.at(kind), {**widget("x"), "metadata": {"name": "x", "labels": {"a b": "c"}}})
 
 
+async def test_an_object_of_a_custom_kind_names_its_kind(api: Api) -> None:
+    kind = await api.define(widget_crd())
+    body = widget()
+    del body["kind"]
+    with fails(400, "BadRequest") as caught:
+        await api.post(api.at(kind), body)
+    assert "Object 'Kind' is missing in '" in caught.value.message
+
+
 # Validation.
 
 SIZE = "spec.size"

@@ -133,6 +133,12 @@ async def test_pods_are_selected_by_node_and_phase(api: Api) -> None:
         assert names(await api.get(api.at("pods"), fieldSelector=selector)) == wanted, selector
 
 
+@pytest.mark.parametrize("option", ["limit", "timeoutSeconds"])
+async def test_an_option_that_is_no_number_is_a_bad_request(api: Api, option: str) -> None:
+    with fails(400, "BadRequest", 'strconv.ParseInt: parsing "x": invalid syntax'):
+        await api.get(api.at("configmaps"), **{option: "x"})
+
+
 async def test_an_unknown_field_is_a_bad_request(api: Api) -> None:
     with fails(400, "BadRequest") as caught:
         await api.get(api.at("configmaps"), fieldSelector="data.k=v")

@@ -1,4 +1,4 @@
-"""Roles, bindings, volumes' claims and network policies: defaults, and what is refused."""
+"""Roles, bindings, taints, volumes' claims and network policies: defaults, and what is refused."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ async def test_a_binding_names_a_role(api: Api) -> None:
     with fails(422, "Invalid") as caught:
         await api.post(api.at(f"{RBAC}/rolebindings"), {"metadata": {"name": "b"}})
     assert caught.value.fields == ["roleRef.kind", "roleRef.name"]
+
+
+@pytest.mark.parametrize(
+    ("taint", "field"),
+    [({"key": "a"}, "effect"), ({"key": "a", "effect": "Shrug"}, "effect"), ({"effect": "NoSchedule"}, "key")],
+    ids=["no effect", "unknown effect", "no key"],
+)
+async def test_taints_of_a_node_are_complete(api: Api, unique: str, taint: Obj, field: str) -> None:
+    with fails(422, "Invalid") as caught:
+        await api.post(api.cluster("nodes"), {"metadata": {"name": unique}, "spec": {"taints": [taint]}})
+    assert set(caught.value.fields) == {f"metadata.taints[0].{field}"}
 
 
 async def test_what_is_bound_never_changes(api: Api) -> None:

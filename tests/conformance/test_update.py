@@ -256,6 +256,18 @@ async def test_a_custom_resource_scales_by_the_paths_of_its_definition(api: Api)
     assert (found["spec"]["replicas"], found["metadata"]["generation"]) == (7, 2)
 
 
+async def test_a_custom_resource_without_replicas_has_no_scale(api: Api) -> None:
+    kind = await api.define(widget_crd())
+    await api.post(api.at(kind), widget())
+    words = 'Internal error occurred: the spec replicas field ".spec.replicas" does not exist'
+    with fails(500, "InternalError", words):
+        await api.get(api.at(kind, "w", "scale"))
+    with fails(422, "Invalid") as caught:
+        await api.merge(api.at(kind, "w", "scale"), {"spec": {"replicas": -1}})
+    assert caught.value.fields == [".spec.replicas"]
+    assert caught.value.details["kind"] == "Widget"
+
+
 # Dry runs.
 
 
@@ -284,7 +296,10 @@ async def test_a_dry_run_is_of_all_or_nothing(api: Api) -> None:
     with fails(422, "Invalid") as caught:
         await api.post(api.at("configmaps"), config_map(), dryRun="Some")
     assert caught.value.fields == ["dryRun"]
-    assert 'CreateOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: ' in caught.value.message
+    words = ' "" is invalid: dryRun: Unsupported value: []string{"Some"}: supported values: "All"'
+    assert caught.value.message == f"CreateOptions.meta.k8s.io{words}"
+    with fails(422, "Invalid", f"DeleteOptions.meta.k8s.io{words}"):
+        await api.delete(api.at("configmaps", "a"), dryRun="Some")
 
 
 # Field validation.

@@ -112,7 +112,10 @@ def read_object(
 
 
 def _check_type(call: Call, resource: Resource, value: Obj) -> None:
-    """The type that the body names must be that of the path."""
+    """The type that the body names must be that of the path. A custom resource has to name its kind."""
+    if resource.custom is not None and not value.get("kind") and call.method in {"POST", "PUT"}:
+        why = f"Object 'Kind' is missing in '{encode(value).decode()}'"
+        raise not_handled(resource.kind, resource.version, why)
     api_version, kind = value.get("apiVersion") or resource.api_version, value.get("kind") or resource.kind
     if (api_version, kind) == (resource.api_version, resource.kind):
         return

@@ -9,7 +9,7 @@ from typing import Any
 
 from kaito_ctrl.devcluster.apiserver.errors import FieldError
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Strategy
-from kaito_ctrl.devcluster.apiserver.meta import is_dns1123_label
+from kaito_ctrl.devcluster.apiserver.meta import is_dns1123_label, qualified_name_errors
 from kaito_ctrl.devcluster.apiserver.store import Obj
 
 __all__ = [
@@ -52,6 +52,9 @@ class CreatableOnUpdate(Plain):
     create_on_update = True
 
 
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+
 class NodeStrategy(Plain):
     """``v1 Node``."""
 
@@ -65,6 +68,16 @@ class NodeStrategy(Plain):
 
     def prepare_create(self, obj: Obj, env: Environment) -> None:
         obj.setdefault("status", {})
+
+    def validate(self, obj: Obj) -> Iterator[FieldError]:
+        for index, taint in enumerate((obj.get("spec") or {}).get("taints") or ()):
+            path, effect = f"metadata.taints[{index}]", taint.get("effect") or ""
+            for text in qualified_name_errors(taint.get("key") or ""):
+                yield FieldError.invalid(f"{path}.key", taint.get("key") or "", text)
+            if not effect:
+                yield FieldError.required(f"{path}.effect")
+            elif effect not in _EFFECTS:
+                yield FieldError.unsupported(f"{path}.effect", effect, _EFFECTS)
 
     def validate_update(self, new: Obj, old: Obj) -> Iterator[FieldError]:
         before = (old.get("spec") or {}).get("providerID")

@@ -131,6 +131,7 @@ def list_page(backend: Backend, call: Call, resource: Resource, chosen: Filter) 
     bucket, query = backend.bucket(resource), call.query
     limit, token, rv_text = query.number("limit") or 0, query.get("continue"), query.get("resourceVersion")
     match = query.get("resourceVersionMatch")
+    query.number("timeoutSeconds")  # means nothing here, but must be a number
     _check_match(match, rv_text, continued=bool(token))
     if token and rv_text not in {"", "0"}:
         raise bad_request("specifying resource version is not allowed when using continue")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from kaito_ctrl.devcluster.apiserver.errors import FieldError, StatusError, bad_request, invalid
+from kaito_ctrl.devcluster.apiserver.errors import FieldError, GoValue, StatusError, bad_request, invalid
 
 __all__ = ["Accept", "Call", "Query", "Target", "parse_accept", "parse_path", "parse_rv"]
 
@@ -131,6 +131,7 @@ def parse_accept(header: str) -> Accept | None:
     return None
 
 
+_OPTIONS = {"POST": "CreateOptions", "PUT": "UpdateOptions", "PATCH": "PatchOptions", "DELETE": "DeleteOptions"}
 _VALIDATIONS = {"": "Warn", "Ignore": "Ignore", "Warn": "Warn", "Strict": "Strict"}
 
 
@@ -154,8 +155,9 @@ class Call:
         """Raises a 422 for any value but ``All``."""
         values = self.query.all("dryRun")
         if values and any(value != "All" for value in values):
-            error = FieldError.unsupported("dryRun", values, ["All"])
-            raise invalid("meta.k8s.io", "CreateOptions", "", [error])
+            shown = GoValue("[]string{" + ", ".join(f'"{value}"' for value in values) + "}")
+            error = FieldError.unsupported("dryRun", shown, ["All"])
+            raise invalid("meta.k8s.io", _OPTIONS.get(self.method, "CreateOptions"), "", [error])
         return bool(values)
 
     @property
@@ -182,8 +184,8 @@ class Call:
 
     def check_options(self) -> None:
         """Raises a 422 for options of a write that cannot be."""
-        kind = {"POST": "CreateOptions", "PUT": "UpdateOptions", "PATCH": "PatchOptions"}.get(self.method)
-        if kind is None:
+        kind = _OPTIONS.get(self.method)
+        if kind is None or kind == "DeleteOptions":
             return
         errors = []
         manager = self.query.get("fieldManager")

@@ -17,6 +17,7 @@ from kaito_ctrl.devcluster.apiserver.errors import (
     FieldError,
     StatusError,
     conflict,
+    internal,
     invalid,
     method_not_allowed,
     success,
@@ -94,6 +95,8 @@ async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> 
     namespace = call.target.namespace
     stored = backend.require(resource, namespace, name)
     if call.method == "GET":
+        if resource.custom is not None and _get(stored.obj, paths.spec_path) is None:
+            raise internal(f'the spec replicas field "{paths.spec_path}" does not exist')
         return _scale_of(resource, paths, view(resource, stored)[0])
     current = _scale_of(resource, paths, view(resource, stored)[0])
     media = call.content_type.split(";")[0].strip()
@@ -109,6 +112,9 @@ async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> 
     version = (wanted.get("metadata") or {}).get("resourceVersion") or ""
     if call.method == "PATCH" and not _names_version(value):
         version = ""
+    if replicas < 0 and resource.custom is not None:
+        error = FieldError.invalid(paths.spec_path, replicas, "should be a non-negative integer")
+        raise invalid(resource.group, resource.kind, name, [error])
     if replicas < 0:
         error = FieldError.invalid("spec.replicas", replicas, "must be greater than or equal to 0")
         raise invalid("autoscaling", "Scale", name, [error])

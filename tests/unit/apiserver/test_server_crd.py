@@ -17,7 +17,7 @@ async def with_schema(api: Api, schema: dict[str, Any], **version: Any) -> None:
 
 
 def ws(x: Any, name: str = "w") -> dict[str, Any]:
-    return {"metadata": {"name": name}, "x": x}
+    return {"kind": "Workspace", "metadata": {"name": name}, "x": x}
 
 
 async def test_a_definition_is_served_at_once(api: Api) -> None:
@@ -69,7 +69,7 @@ async def test_strict_validation_names_every_unknown_field(api: Api) -> None:
 async def test_every_problem_is_reported_at_once(api: Api) -> None:
     await api.post(CRDS, workspace_crd())
     with fails(422, "Invalid") as caught:
-        await api.post(WS, {"metadata": {"name": "w"}, "resource": {"count": 0, "preferredNodes": ["a", "a"]}})
+        await api.post(WS, workspace(resource={"count": 0, "preferredNodes": ["a", "a"]}))
     error = caught.value
     assert error.message.startswith('Workspace.kaito.sh "w" is invalid: [')
     assert "resource.instanceType: Required value" in error.message
