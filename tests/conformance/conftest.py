@@ -68,6 +68,14 @@ class _Embedded:
         self.server.compact()
 
 
+async def _connections_ended() -> None:
+    """A TLS connection ends with a round trip: the loop must not end before it, and asyncio has no way to wait."""
+    transports = getattr(asyncio.get_running_loop(), "_transports", {})
+    async with asyncio.timeout(5):
+        while any(t.is_closing() and getattr(t, "_sock", None) is not None for t in list(transports.values())):
+            await asyncio.sleep(0.001)
+
+
 @pytest.fixture
 async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
     if request.param == "real":
@@ -75,6 +83,7 @@ async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
         over_tcp = await connect(kubeconfig=str(real.kubeconfig))
         yield _Real(real, over_tcp)
         await over_tcp.aclose()
+        await _connections_ended()
         return
     server = ApiServer(rng=random.Random(7))
     async with asyncio.TaskGroup() as tasks:
