@@ -33,7 +33,11 @@ def simulate(seed: int, plan: FaultPlan | None = None) -> Life:
     return run_virtual(live(seed, plan or FaultPlan()))
 
 
-@pytest.mark.parametrize("seed", range(40))
+ONCE_WRONG = (2607, 3001, 5245, 5569)
+"""Seeds that found a mistake: a node that joined while its machine was being deleted outlived it."""
+
+
+@pytest.mark.parametrize("seed", [*range(40), *ONCE_WRONG])
 def test_a_life_with_faults_ends_with_nothing_left(seed: int) -> None:
     life = simulate(seed)
     assert life.most_instances <= 3

@@ -159,14 +159,15 @@ class MachineController(Controller[Machine]):
             instance = None
         except CloudError as error:
             return _refused(error, ctx)
-        provider_id = machine.status.provider_id or (instance.provider_id if instance is not None else "")
-        nodes = await self._nodes(provider_id, ctx) if provider_id else ()
+        if instance is None:
+            await self._let_go(machine.status.provider_id, ctx)
+            return Result.done()
+        if instance.provider_id and instance.provider_id != machine.status.provider_id:
+            # By it the node is found once the instance is gone, when nobody else knows it any more.
+            await self._write_status(machine, machine.status.evolve(provider_id=instance.provider_id), ctx)
+        nodes = await self._nodes(instance.provider_id, ctx) if instance.provider_id else ()
         for node in nodes:
             await _leave(node, ctx)
-        if instance is None:
-            for node in nodes:
-                await _release_node(node, ctx)
-            return Result.done()
         if wait := await draining(nodes, ctx):
             return Result.retry_in(wait)
         if instance.state != "Deleting":
@@ -177,6 +178,15 @@ class MachineController(Controller[Machine]):
             except CloudError as error:
                 return _refused(error, ctx)
         return Result.retry_in(_ENDING)
+
+    async def _let_go(self, provider_id: str, ctx: Context) -> None:
+        """The instance is gone: so are its nodes. All nodes are listed live, as one may have joined a moment ago."""
+        if not provider_id:
+            return
+        for node in await ctx.client.list(Node):
+            if node.spec.provider_id == provider_id:
+                await _leave(node, ctx)
+                await _release_node(node, ctx)
 
     async def _nodes(self, provider_id: str, ctx: Context) -> tuple[Node, ...]:
         """The machine's nodes, each read live: what follows is not to be undone."""

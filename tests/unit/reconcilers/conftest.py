@@ -32,16 +32,26 @@ KEY = ObjectKey("default", NAME)
 
 
 class Counting:
-    """A transport that notes every write."""
+    """A transport that notes every write, and can hold back what watches of nodes say."""
 
     def __init__(self, inner: Transport) -> None:
         self.inner = inner
         self.writes: list[str] = []
+        self.nodes_are_told = asyncio.Event()
+        self.nodes_are_told.set()
 
     async def send(self, request: Request) -> Response:
         if request.method != "GET":
             self.writes.append(f"{request.method} {request.path}")
-        return await self.inner.send(request)
+        response = await self.inner.send(request)
+        if request.path.endswith("/nodes") and ("watch", "true") in request.query:
+            return Response(response.status, response.headers, self._held(response), close=response.aclose)
+        return response
+
+    async def _held(self, response: Response) -> AsyncIterator[bytes]:
+        async for chunk in response.chunks():
+            await self.nodes_are_told.wait()
+            yield chunk
 
     async def aclose(self) -> None:
         await self.inner.aclose()

@@ -229,6 +229,20 @@ async def test_machines_whose_workspace_is_gone_are_deleted(world: World) -> Non
     await world.until(nothing)
 
 
+async def test_a_node_that_the_cache_has_not_seen_goes_with_its_machine(world: World) -> None:
+    world.transport.nodes_are_told.clear()
+    await apply(world)
+
+    async def joined() -> bool:
+        return await world.count(Node) == 1
+
+    await world.until(joined)
+    await world.client.delete(Workspace, KEY)
+    await world.until(lambda: gone(world))
+    assert await world.cloud.list() == ()
+    assert await world.count(Node) == 0
+
+
 async def test_two_workspaces_with_one_selector_do_not_share_a_node(world: World) -> None:
     await up(world)
     second = manifest()
