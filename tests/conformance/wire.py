@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from kaito_ctrl.runtime.transport import Request, Response, Transport
+from tests.verbs import Verbs
 
 __all__ = ["Api", "Obj", "Status", "Target", "Watch", "fails"]
 
@@ -94,7 +95,7 @@ class Watch:
                 return found
 
 
-class Api:
+class Api(Verbs):
     """Requests to the server under test, in a namespace of the case's own."""
 
     def __init__(self, target: Target, namespace: str) -> None:
@@ -143,30 +144,6 @@ class Api:
         if response.status >= 400:
             raise Status(response.status, answer)
         return answer
-
-    async def get(self, path: str, **options: Any) -> Any:
-        return await self("GET", path, **options)
-
-    async def post(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("POST", path, body, **options)
-
-    async def put(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("PUT", path, body, **options)
-
-    async def delete(self, path: str, body: Any = None, **options: Any) -> Any:
-        return await self("DELETE", path, body, **options)
-
-    async def merge(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("PATCH", path, body, media="application/merge-patch+json", **options)
-
-    async def json_patch(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("PATCH", path, body, media="application/json-patch+json", **options)
-
-    async def strategic(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("PATCH", path, body, media="application/strategic-merge-patch+json", **options)
-
-    async def apply(self, path: str, body: Any, manager: str = "me", **options: Any) -> Any:
-        return await self("PATCH", path, body, media="application/apply-patch+yaml", fieldManager=manager, **options)
 
     @asynccontextmanager
     async def watch(self, path: str, **query: Any) -> AsyncIterator[Watch]:

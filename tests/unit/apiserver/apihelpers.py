@@ -13,6 +13,7 @@ import pytest
 
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.runtime.transport import Request, Response
+from tests.verbs import Verbs
 
 Obj = dict[str, Any]
 
@@ -77,7 +78,7 @@ class WatchStream:
         return False
 
 
-class Api:
+class Api(Verbs):
     """Requests as a test wants to write them. Failure answers raise :class:`Status`."""
 
     def __init__(self, server: ApiServer, clock: SteppingClock) -> None:
@@ -114,30 +115,6 @@ class Api:
         if response.status >= 400:
             raise Status(response.status, answer if isinstance(answer, dict) else {"message": raw.decode()})
         return answer
-
-    async def get(self, path: str, **options: Any) -> Any:
-        return await self("GET", path, **options)
-
-    async def post(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("POST", path, body, **options)
-
-    async def put(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("PUT", path, body, **options)
-
-    async def delete(self, path: str, body: Any = None, **options: Any) -> Any:
-        return await self("DELETE", path, body, **options)
-
-    async def merge(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("PATCH", path, body, media="application/merge-patch+json", **options)
-
-    async def json_patch(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("PATCH", path, body, media="application/json-patch+json", **options)
-
-    async def strategic(self, path: str, body: Any, **options: Any) -> Any:
-        return await self("PATCH", path, body, media="application/strategic-merge-patch+json", **options)
-
-    async def apply(self, path: str, body: Any, manager: str = "me", **options: Any) -> Any:
-        return await self("PATCH", path, body, media="application/apply-patch+yaml", fieldManager=manager, **options)
 
     @asynccontextmanager
     async def watch(self, path: str, **query: Any) -> AsyncIterator[WatchStream]:
