@@ -5,6 +5,8 @@ A plain ASGI middleware: it neither buffers answers nor hides disconnects. Promp
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -53,6 +55,8 @@ class Observe:
             limit = service.config.max_body_bytes
             if _declared_length(scope) > limit:
                 body = error_body(_too_large(limit), path)
+                if "expect" not in Headers(scope=scope):
+                    await _discard(receive, limit)
                 await JSONResponse(body, status_code=413, headers={"Connection": "close"})(scope, receive, marked)
             else:
                 await self._app(scope, _bounded(receive, limit), marked)
@@ -76,6 +80,21 @@ def _declared_length(scope: Scope) -> int:
     return int(text) if text.isdigit() else 0
 
 
+async def _discard(receive: Receive, limit: int) -> None:
+    """Read on for a while before refusing: closing a connection with unread input resets it, and the refusal is lost.
+
+    Bounded by four times *limit* bytes and two seconds: who sends more than that does not read answers.
+    """
+    seen = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(2.0):
+            while seen <= 4 * limit:
+                message = await receive()
+                seen += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
+
+
 def _bounded(receive: Receive, limit: int) -> Receive:
     """*receive*, until more than *limit* bytes of body have come: a chunked body declares no length."""
     seen = 0
@@ -85,6 +104,8 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:
+            if message.get("more_body"):
+                await _discard(receive, limit)
             raise HTTPException(413, _too_large(limit).message)
         return message
 
