@@ -1,4 +1,4 @@
-"""A certificate authority for one process, and the serving certificates that it signs: no external tool, no Secret."""
+"""A certificate authority for one process, and the certificates that it signs: no external tool, no Secret."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["CertificateAuthority", "ServingCertificate", "merge_bundles"]
+__all__ = ["CertificateAuthority", "IssuedCertificate", "merge_bundles"]
 
 _CLOCK_SKEW = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class ServingCertificate:
+class IssuedCertificate:
     """A certificate with its key, as PEM."""
 
     certificate: bytes
@@ -45,7 +45,7 @@ class ServingCertificate:
 
 
 class CertificateAuthority:
-    """Signs serving certificates; ``pem`` is what clients have to trust."""
+    """Signs certificates of servers and of clients; ``pem`` is what the other side has to trust."""
 
     def __init__(self, name: str, *, now: datetime, lifetime: timedelta = timedelta(days=3650)) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -80,26 +80,47 @@ class CertificateAuthority:
 
     def issue(
         self, hosts: Sequence[str], *, now: datetime, lifetime: timedelta = timedelta(days=365)
-    ) -> ServingCertificate:
+    ) -> IssuedCertificate:
         """A certificate for *hosts*: names and IP addresses."""
+        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        subject = [x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]
+        return self._sign(subject, ExtendedKeyUsageOID.SERVER_AUTH, now, lifetime, names)
+
+    def issue_client(
+        self, user: str, groups: Sequence[str] = (), *, now: datetime, lifetime: timedelta = timedelta(days=365)
+    ) -> IssuedCertificate:
+        """A certificate that says to an API server: this is *user*, of those *groups*."""
+        members = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
+        subject = [x509.NameAttribute(NameOID.COMMON_NAME, user), *members]
+        return self._sign(subject, ExtendedKeyUsageOID.CLIENT_AUTH, now, lifetime)
+
+    def _sign(
+        self,
+        subject: Sequence[x509.NameAttribute[str]],
+        usage: x509.ObjectIdentifier,
+        now: datetime,
+        lifetime: timedelta,
+        *extensions: x509.ExtensionType,
+    ) -> IssuedCertificate:
         key = ec.generate_private_key(ec.SECP256R1())
         public = key.public_key()
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]))
+            .subject_name(x509.Name(subject))
             .issuer_name(self._name)
             .public_key(public)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _CLOCK_SKEW)
             .not_valid_after(now + lifetime)
-            .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-            .sign(self._key, hashes.SHA256())
         )
-        return ServingCertificate(
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        return IssuedCertificate(
             certificate.public_bytes(serialization.Encoding.PEM),
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

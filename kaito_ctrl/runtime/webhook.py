@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from kaito_api.meta import Resource
-from kaito_ctrl.runtime.certs import CertificateAuthority, ServingCertificate, merge_bundles
+from kaito_ctrl.runtime.certs import CertificateAuthority, IssuedCertificate, merge_bundles
 from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.codec import decode_json, encode_json
@@ -165,7 +165,7 @@ class AdmissionServer:
         self._check_every = check_every
         self._authorities: list[bytes] = []
         self._renew_at = clock.now()
-        self._fresh: ServingCertificate | None = None
+        self._fresh: IssuedCertificate | None = None
         self._log = structlog.get_logger("kaito_ctrl").bind(component="webhook")
         if service is None:
             _refuse_uncallable(
@@ -203,7 +203,7 @@ class AdmissionServer:
                 await lifetime.wait_stopping()
         return lifetime.is_stopping
 
-    def _renew(self) -> ServingCertificate:
+    def _renew(self) -> IssuedCertificate:
         now = self._clock.now()
         authority = CertificateAuthority("kaito-ctrl-webhook", now=now, lifetime=self._lifetime)
         self._authorities = [authority.pem, *self._authorities[:1]]

@@ -15,8 +15,9 @@ from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
 from kaito_ctrl.devcluster.apiserver.namespaces import NamespaceController
 from kaito_ctrl.runtime.connect import connect
 from kaito_ctrl.runtime.transport import Transport
-from tests.conformance.processes import RealServer, assets, run_real_server
+from kaito_ctrl.testing.controlplane import ControlPlane, assets, run_control_plane
 from tests.conformance.wire import Api, Target
+from tests.realbinaries import real_binaries
 
 _numbers = itertools.count(1)
 
@@ -33,16 +34,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def real_server() -> Iterator[RealServer]:
-    folder = assets()
-    assert folder is not None
-    with run_real_server(folder) as server:
+def real_server() -> Iterator[ControlPlane]:
+    with run_control_plane(real_binaries()) as server:
         yield server
 
 
 @dataclass
 class _Real:
-    server: RealServer
+    server: ControlPlane
     transport: Transport
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
-from kaito_ctrl.runtime.certs import CertificateAuthority, ServingCertificate
+from kaito_ctrl.runtime.certs import CertificateAuthority, IssuedCertificate
 from kaito_ctrl.runtime.clock import Clock
 
 __all__ = ["Certificates", "issue_certificates", "server_context"]
@@ -18,7 +18,7 @@ class Certificates:
     """The authority to trust, as PEM text, and what a server presents."""
 
     ca_pem: str
-    serving: ServingCertificate
+    serving: IssuedCertificate
 
 
 def issue_certificates(host: str, clock: Clock) -> Certificates:
