@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from kaito_ctrl.reconcilers.workspace.validation import Rules
 
 __all__ = ["app", "main"]
 
@@ -157,6 +160,75 @@ def _service(text: str) -> tuple[str, str, int]:
     if found is None:
         raise typer.BadParameter(f"{text!r} is no Service: write NAMESPACE/NAME:PORT", param_hint="--webhook-service")
     return found[1], found[2], int(found[3])
+
+
+_File = Annotated[Path, typer.Option("--file", "-f", help="The manifest; - is the standard input.")]
+_With = Annotated[
+    list[Path] | None,
+    typer.Option("--with", help="Objects that would be in the cluster too: ConfigMaps, Nodes. May be repeated."),
+]
+_Output = Annotated[Literal["text", "json"], typer.Option("--output", "-o", help="For people, or for programs.")]
+_SkuCloud = Annotated[str, typer.Option("--cloud", envvar="CLOUD_PROVIDER", help="Whose instance types: azure, aws.")]
+
+
+@app.command()
+def validate(
+    file: _File,
+    old: Annotated[
+        Path | None, typer.Option(help="What the cluster has now: checks the change from that, as an update.")
+    ] = None,
+    with_: _With = None,
+    output: _Output = "text",
+    cloud: _SkuCloud = "azure",
+) -> None:
+    """Whether a Workspace would be taken, with every problem and its fix. Needs no cluster.
+
+    Exits with 1 when it is invalid, and with 2 when the file cannot be read. `-o json` prints
+    `{"valid": ..., "errors": [{"field", "message", "fix"}], "warnings": [...]}`.
+    """
+    from kaito_ctrl.cli.check import judge, print_verdicts
+
+    def main() -> int:
+        verdicts = [verdict for _, verdict in judge(_rules(cloud), file, old=old, others=with_ or ())]
+        return print_verdicts(verdicts, Console(), as_json=output == "json")
+
+    raise typer.Exit(_guarded(main))
+
+
+@app.command()
+def plan(file: _File, with_: _With = None, output: _Output = "text", cloud: _SkuCloud = "azure") -> None:
+    """What a Workspace would be given: the sizing with its working, the nodes, the types that fit. Needs no cluster.
+
+    Nodes among the objects of `--with` (`kubectl get nodes -o yaml`) are used where they match. Exits as `validate`.
+    """
+    from kaito_ctrl.cli.check import look_ahead, print_outlooks
+
+    def main() -> int:
+        outlooks = look_ahead(_rules(cloud), file, others=with_ or ())
+        return print_outlooks(outlooks, Console(), as_json=output == "json")
+
+    raise typer.Exit(_guarded(main))
+
+
+def _rules(cloud: str) -> Rules:
+    from kaito_ctrl.reconcilers.workspace.validation import Rules
+    from kaito_presets.catalogue import Catalogue
+    from kaito_presets.skus import SkuTable
+
+    try:
+        return Rules(Catalogue.builtin(), SkuTable.builtin(cloud))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--cloud") from error
+
+
+def _guarded(main: Callable[[], int]) -> int:
+    from kaito_ctrl.cli.manifest import ManifestError
+
+    try:
+        return main()
+    except ManifestError as error:
+        print(f"kaito-ctrl: {error}", file=sys.stderr)
+        return 2
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,23 @@ class ManifestError(ValueError):
 
 
 def load_manifests(path: Path) -> tuple[dict[str, Any], ...]:
-    """Every object of a YAML file. Raises :class:`ManifestError`."""
-    return tuple(_read(path))
+    """Every object of a YAML (or JSON) file, of what is in its Lists too; ``-`` is the standard input. Raises
+    :class:`ManifestError`."""
+    return tuple(_flat(_read(path)))
+
+
+def _flat(documents: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for document in documents:
+        items = document.get("items")
+        if str(document["kind"]).endswith("List") and isinstance(items, list):
+            yield from (item for item in items if isinstance(item, dict))
+        else:
+            yield document
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: {error}") from error
     try:

@@ -22,11 +22,11 @@ def kaito(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 def test_without_arguments_it_explains_itself() -> None:
     done = kaito()
-    for command in ("demo", "dev", "run", "crds"):
+    for command in ("demo", "dev", "run", "crds", "validate", "plan"):
         assert command in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "dev", "run", "crds"])
+@pytest.mark.parametrize("command", ["demo", "dev", "run", "crds", "validate", "plan"])
 def test_every_command_has_help(command: str) -> None:
     done = kaito(command, "--help")
     assert done.returncode == 0
