@@ -1,0 +1,22 @@
+"""One real control plane for all tests that leave it as it was; those that break theirs start their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kaito_ctrl.testing.controlplane import ControlPlane, run_control_plane
+from tests.realbinaries import real_binaries
+
+
+@pytest.fixture(scope="session")
+def binaries() -> Path:
+    return real_binaries()
+
+
+@pytest.fixture(scope="session")
+def plane(binaries: Path) -> Iterator[ControlPlane]:
+    with run_control_plane(binaries) as running:
+        yield running
