@@ -41,6 +41,7 @@ from kaito_ctrl.runtime.errors import (
     TransportError,
     leaf_errors,
 )
+from kaito_ctrl.runtime.events import DISCARD, EventSink
 from kaito_ctrl.runtime.finalizer import Finalizer
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.meta import ObjectKey
@@ -94,6 +95,8 @@ class Context:
     cache: Reader
     clock: Clock
     log: Any
+    events: EventSink = DISCARD
+    """Tells ``kubectl describe`` what happened, in the controller's name."""
 
     def now(self) -> datetime:
         """The wall clock, in UTC."""
@@ -170,6 +173,7 @@ class Worker(Generic[R]):
     """Seconds that running reconciles may take to finish when asked to stop."""
     observe: Callable[[ObjectKey, str], None] | None = None
     """Told of each reconcile's end and outcome; for tests and oracles."""
+    events: EventSink = DISCARD
     queue: Queue[ObjectKey] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -274,7 +278,7 @@ class Worker(Generic[R]):
         """One reconcile; returns the word for its outcome and has already told the queue."""
         attempt = self.queue.failures(key)
         log = self._log.bind(namespace=key.namespace, name=key.name, attempt=attempt)
-        ctx = Context(key, attempt, self.client, self.cache, self.clock, log)
+        ctx = Context(key, attempt, self.client, self.cache, self.clock, log, self.events)
         limit = asyncio.timeout(self.controller.timeout)
         try:
             async with limit:

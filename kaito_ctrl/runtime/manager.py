@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import platform
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.clock import Clock, SystemClock, system_random
 from kaito_ctrl.runtime.controller import Controller, Worker
 from kaito_ctrl.runtime.errors import ShutdownTimeout
+from kaito_ctrl.runtime.events import EventRecorder
 from kaito_ctrl.runtime.lifetime import Lifetime, Runnable
 from kaito_ctrl.runtime.metrics import Metrics
 from kaito_ctrl.runtime.transport import Transport
@@ -92,6 +94,13 @@ class Manager:
         self._left: set[asyncio.Task[None]] = set()
         self._names: set[str] = set()
         self._log = structlog.get_logger("kaito_ctrl")
+        self.events = EventRecorder(
+            cluster.client,
+            clock=cluster.clock,
+            rng=random.Random(cluster.rng.getrandbits(64)),  # noqa: S311 - names, no secrets
+            instance=platform.node(),
+            metrics=cluster.metrics,
+        )
 
     def add(self, controller: Controller[Any], *, observe: Callable[..., None] | None = None) -> Worker[Any]:
         """Have *controller* run. Raises ``ValueError`` for a name that is taken: names are metric labels."""
@@ -108,6 +117,7 @@ class Manager:
             self.cluster.metrics.controller(controller.name, controller.workers),
             self._drain,
             observe,
+            self.events.named(controller.name),
         )
         self._workers.append(worker)
         return worker
@@ -156,6 +166,7 @@ class Manager:
             self._webhooks,
             [self.cluster.cache],
             self._others,
+            [self.events],
             self._workers,
         ]
         running: list[list[_Running]] = []

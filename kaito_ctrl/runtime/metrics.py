@@ -14,6 +14,7 @@ _RECONCILE_SECONDS = (
     *(1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0),
 )
 _QUEUE_SECONDS = tuple(10.0**exponent for exponent in range(-8, 4))
+EVENT_DROPS = ("queue_full", "rate_limited", "refused", "gave_up", "failed", "shutdown")
 RESULTS = ("success", "requeue", "requeue_after", "error", "cancelled")
 
 
@@ -65,14 +66,30 @@ class Metrics:
         self.undecodable = gauge(
             "kaito_ctrl_undecodable_objects", "Cached objects that do not fit their model, as far as read", "kind"
         )
+        self.leading = gauge("leader_election_master_status", "Whether this process leads", "name")
+        self.slow_renewals = counter(
+            "leader_election_slowpath_total", "Renewals for which the lease had to be read again", "name"
+        )
         self.webhook_requests = counter(
             f"{prefix}_webhook_requests_total", "Admission requests answered", "webhook", "code"
         )
+        self.events_written = counter("kaito_ctrl_events_written_total", "Events and series written")
+        self.events_dropped = counter("kaito_ctrl_events_dropped_total", "Events given up, by reason", "reason")
+        for reason in EVENT_DROPS:
+            self.events_dropped.labels(reason)
 
     def request(self, method: str, code: str, seconds: float) -> None:
         """One API request, for ``client.RequestMetrics``."""
         self.requests.labels(code, method, self._host).inc()
         self.request_seconds.labels(method, self._host).observe(seconds)
+
+    def event_written(self) -> None:
+        """One event, or the new count of a series, for ``events.EventMetrics``."""
+        self.events_written.inc()
+
+    def event_dropped(self, reason: str) -> None:
+        """An event that will not be written."""
+        self.events_dropped.labels(reason).inc()
 
     def controller(self, name: str, workers: int) -> ControllerMetrics:
         """The series of one controller, all present at zero."""
