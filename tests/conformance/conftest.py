@@ -84,7 +84,7 @@ async def target(request: pytest.FixtureRequest) -> AsyncIterator[Target]:
         await over_tcp.aclose()
         await _connections_ended()
         return
-    server = ApiServer(rng=random.Random(7))
+    server = ApiServer(rng=random.Random(7), rbac=True)
     async with asyncio.TaskGroup() as tasks:
         workers = [tasks.create_task(worker(server).run()) for worker in (GarbageCollector, NamespaceController)]
         yield _Embedded(server, server.transport(), (1, 32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
@@ -126,14 +126,15 @@ class Api(Verbs):
         media: str = "application/json",
         accept: str = "application/json",
         agent: str = "tester/1.0",
+        headers: Mapping[str, str] | None = None,
         **query: Any,
     ) -> Response:
         pairs = tuple((key, "true" if value is True else str(value)) for key, value in query.items())
         raw = body if isinstance(body, bytes) else None if body is None else msgspec.json.encode(body)
-        headers = {"accept": accept, "user-agent": agent}
+        sent = {"accept": accept, "user-agent": agent, **(headers or {})}
         if raw is not None:
-            headers["content-type"] = media
-        return await self.target.transport.send(Request(method, path, pairs, headers, raw))
+            sent["content-type"] = media
+        return await self.target.transport.send(Request(method, path, pairs, sent, raw))
 
     async def __call__(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """The decoded answer. Raises :class:`Status` for a failure."""
@@ -160,6 +161,12 @@ class Api(Verbs):
                 return True
             raise
         return False
+
+    async def eventually(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        """Until *holds*: for what a real server reads from caches of its own, and nothing tells when."""
+        async with asyncio.timeout(_PATIENCE):
+            while not await holds():
+                await asyncio.sleep(0.02)
 
     async def settled(self, path: str, holds: Callable[[Obj], bool] | None) -> Obj:
         """The object at *path* once *holds* says so of it; with ``None``, its last state once it is gone."""
@@ -192,9 +199,11 @@ class Api(Verbs):
         except Status as error:
             if error.reason != "AlreadyExists":
                 raise
-        async with asyncio.timeout(_PATIENCE):
-            while await self.missing(self.cluster(resource)):
-                await asyncio.sleep(0.02)
+
+        async def served() -> bool:
+            return not await self.missing(self.cluster(resource))
+
+        await self.eventually(served)
         return resource
 
 

@@ -182,7 +182,7 @@ class Admission:
             "requestResource": place,
             "name": review.key[1],
             "operation": review.operation,
-            "userInfo": {"username": review.call.user, "groups": ["system:masters", "system:authenticated"]},
+            "userInfo": review.call.user.info(),
             "object": obj,
             "oldObject": review.old,
             "dryRun": dry,

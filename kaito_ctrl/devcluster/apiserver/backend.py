@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kaito_api.meta import rfc3339
+from kaito_ctrl.devcluster.apiserver.access import Access
 from kaito_ctrl.devcluster.apiserver.admission import Admission
 from kaito_ctrl.devcluster.apiserver.crd import CustomVersion
 from kaito_ctrl.devcluster.apiserver.decode import DecodeError, copy_json, decode_typed, not_handled
 from kaito_ctrl.devcluster.apiserver.errors import FieldError, StatusError, bad_request, forbidden, invalid, not_found
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Registry, Resource
+from kaito_ctrl.devcluster.apiserver.rbac import GROUP as RBAC_GROUP
 from kaito_ctrl.devcluster.apiserver.requests import Call
 from kaito_ctrl.devcluster.apiserver.schema import OBJECT_META
 from kaito_ctrl.devcluster.apiserver.store import Bucket, Obj, Store, Stored, encode
@@ -28,6 +30,7 @@ class Backend:
     registry: Registry
     env: Environment
     admission: Admission
+    access: Access
     closing: bool = False
     watches: int = field(default=0)
     """How many watches are open now."""
@@ -170,6 +173,12 @@ def refuse_if_terminating(backend: Backend, resource: Resource, namespace: str, 
             "field": "metadata.namespace",
         }
         raise forbidden(resource.group, resource.plural, name, why, [cause])
+
+
+def check_grant(backend: Backend, call: Call, resource: Resource, new: Obj, old: Obj | None = None) -> None:
+    """Raises a 403 when this write would give away rights that the caller does not have."""
+    if resource.group == RBAC_GROUP:
+        backend.access.authorizer.check_grant(call.user, resource.plural, new, old)
 
 
 def check_identity(call: Call, resource: Resource, obj: Obj, name: str = "") -> None:

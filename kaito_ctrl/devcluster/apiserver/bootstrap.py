@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from kaito_ctrl.devcluster.apiserver.backend import Backend
+from kaito_ctrl.devcluster.apiserver.rbac import GROUP
+from kaito_ctrl.devcluster.apiserver.rbac_roles import aggregate_roles, bootstrap_objects
 from kaito_ctrl.devcluster.apiserver.store import Bucket, Change, Obj
 
 __all__ = ["SYSTEM_NAMESPACES", "bootstrap"]
@@ -17,9 +19,16 @@ def _metadata(backend: Backend, name: str, namespace: str = "") -> Obj:
     return metadata
 
 
-def bootstrap(backend: Backend) -> None:
-    """Make them, and from now on a ``default`` service account for every new namespace."""
+def bootstrap(backend: Backend, *, rbac: bool) -> None:
+    """Make them, and from now on a ``default`` service account for every new namespace. *rbac*: the roles, too."""
     store = backend.store
+    aggregate_roles(store)
+    if rbac:
+        for plural, obj in bootstrap_objects():
+            kind = "ClusterRole" if plural == "clusterroles" else "ClusterRoleBinding"
+            made = {**_metadata(backend, obj["metadata"]["name"]), **obj["metadata"]}
+            full = {"apiVersion": f"{GROUP}/v1", "kind": kind, **obj, "metadata": made}
+            store.put(store.bucket(GROUP, plural), ("", made["name"]), full)
     accounts = store.bucket("", "serviceaccounts")
 
     def default_account(bucket: Bucket, change: Change) -> None:

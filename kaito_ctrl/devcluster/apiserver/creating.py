@@ -6,6 +6,7 @@ from kaito_ctrl.devcluster.apiserver import apply as ssa
 from kaito_ctrl.devcluster.apiserver.admission import Review
 from kaito_ctrl.devcluster.apiserver.backend import (
     Backend,
+    check_grant,
     check_identity,
     read_object,
     refuse_if_terminating,
@@ -75,6 +76,7 @@ async def _create_once(
     key = resource.key(obj["metadata"].get("namespace", ""), obj["metadata"].get("name", ""))
     review = Review("CREATE", resource, key, call, new=obj)
     obj = await backend.admission.mutate(review)
+    check_grant(backend, call, resource, obj)
     metadata = obj["metadata"]
     if resource.status and not strategy.keeps_status:
         obj.pop("status", None)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from kaito_ctrl.devcluster.apiserver.errors import FieldError, GoValue, StatusError, bad_request, invalid
+from kaito_ctrl.devcluster.apiserver.identity import User
 
 __all__ = ["Accept", "Call", "Query", "Target", "parse_accept", "parse_path", "parse_rv"]
 
@@ -144,7 +145,7 @@ class Call:
     query: Query
     headers: Mapping[str, str]
     body: bytes | None
-    user: str
+    user: User
     accept: Accept
     warnings: list[str] = field(default_factory=list)
     known: Callable[[str, str], bool] = lambda api_version, kind: True
@@ -180,7 +181,7 @@ class Call:
         if given:
             return given
         agent = self.headers.get("user-agent", "").split("/")[0].split(" ")[0]
-        return agent[:128] or self.user.rpartition(":")[2] or "unknown"
+        return agent[:128] or self.user.name.rpartition(":")[2] or "unknown"
 
     def check_options(self) -> None:
         """Raises a 422 for options of a write that cannot be."""

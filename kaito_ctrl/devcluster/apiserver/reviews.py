@@ -1,42 +1,101 @@
-"""Reviews: questions about who somebody is and what they may do. Everybody authenticated may do everything here."""
+"""Reviews: questions about who somebody is and what they may do. They are answered, and stored nowhere."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from kaito_ctrl.devcluster.apiserver.access import Access
 from kaito_ctrl.devcluster.apiserver.backend import Backend, read_object
 from kaito_ctrl.devcluster.apiserver.decode import parse_body
+from kaito_ctrl.devcluster.apiserver.errors import FieldError, bad_request, invalid
+from kaito_ctrl.devcluster.apiserver.identity import User
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
+from kaito_ctrl.devcluster.apiserver.rbac_rules import Attributes, Rule
 from kaito_ctrl.devcluster.apiserver.requests import Call
 from kaito_ctrl.devcluster.apiserver.store import Obj
+from kaito_ctrl.devcluster.apiserver.tokens import ISSUER, TokenError
 
 __all__ = ["review"]
 
-_EVERYTHING = ["system:masters", "system:authenticated"]
-
 
 def review(backend: Backend, call: Call, resource: Resource) -> Obj:
-    """POST of a review: the same object, with the answer in its status."""
+    """POST of a review: the same object, with the answer in its status. Raises a 400 or 422 for no question."""
     obj = read_object(call, resource, parse_body(call.body, call.content_type))
     obj["metadata"].setdefault("creationTimestamp", None)
-    status: Any
+    spec, access = obj.get("spec") or {}, backend.access
     match resource.kind:
         case "TokenReview":
-            known = bool((obj.get("spec") or {}).get("token"))
-            status = {"authenticated": known}
-            if known:
-                status["user"] = {"username": call.user, "groups": _EVERYTHING}
+            obj["status"] = _token(access, spec)
         case "SelfSubjectReview":
             obj["metadata"]["creationTimestamp"] = backend.now()
-            status = {"userInfo": {"username": call.user, "groups": _EVERYTHING}}
+            obj["status"] = {"userInfo": call.user.info()}
         case "SelfSubjectRulesReview":
-            everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}
-            status = {
-                "resourceRules": [everything],
-                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
-                "incomplete": False,
-            }
+            obj["status"] = _rules(access, call.user, spec)
+        case "SelfSubjectAccessReview":
+            obj["status"] = _decision(access, call.user, spec)
         case _:
-            status = {"allowed": True, "reason": "the embedded API server allows everything"}
-    obj["status"] = status
+            if resource.namespaced:
+                _check_namespace(call.target.namespace, spec)
+            obj["status"] = _decision(access, None, spec)
     return obj
+
+
+def _token(access: Access, spec: Mapping[str, Any]) -> Obj:
+    if not spec.get("token"):
+        raise bad_request("token is required for TokenReview in authentication")
+    try:
+        user, audiences = access.tokens.owner(spec["token"], spec.get("audiences") or (ISSUER,))
+    except TokenError as error:
+        return {"user": {}, "error": str(error)}
+    return {"authenticated": True, "user": user.info(), "audiences": audiences}
+
+
+def _check_namespace(namespace: str, spec: Mapping[str, Any]) -> None:
+    about = spec.get("resourceAttributes")
+    if about is not None and (about.get("namespace") or "") != namespace:
+        raise bad_request(f"spec.resourceAttributes.namespace must match namespace: {namespace}")
+
+
+def _decision(access: Access, user: User | None, spec: Mapping[str, Any]) -> Obj:
+    """What the authorizer says of *user*; of the user in *spec* when that is ``None``."""
+    about, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
+    errors = []
+    if about is not None and path is not None:
+        why = "cannot be specified in combination with resourceAttributes"
+        errors.append(FieldError.invalid("spec.nonResourceAttributes", path, why))
+    if about is None and path is None:
+        why = "exactly one of nonResourceAttributes or resourceAttributes must be specified"
+        errors.append(FieldError.invalid("spec.resourceAttributes", None, why))
+    if user is None and not spec.get("user") and not spec.get("groups"):
+        why = "at least one of user or group must be specified"
+        errors.append(FieldError.invalid("spec.user", spec.get("user") or "", why))
+    if errors:
+        raise invalid("authorization.k8s.io", "", "", errors)
+    if user is None:
+        extra = {key: tuple(values) for key, values in (spec.get("extra") or {}).items()}
+        user = User(spec.get("user") or "", tuple(spec.get("groups") or ()), spec.get("uid") or "", extra)
+    decision = access.authorizer.decide(user, _asked(about, path))
+    return {"allowed": decision.allowed, **({"reason": decision.reason} if decision.reason else {})}
+
+
+def _asked(about: Mapping[str, str] | None, path: Mapping[str, str] | None) -> Attributes:
+    if about is None:
+        assert path is not None
+        return Attributes(path.get("verb") or "", path=path.get("path") or "/")
+    keys = ("verb", "group", "version", "resource", "subresource", "namespace", "name")
+    return Attributes(**{key: about.get(key) or "" for key in keys})
+
+
+def _rules(access: Access, user: User, spec: Mapping[str, Any]) -> Obj:
+    if not spec.get("namespace"):
+        raise bad_request("no namespace on request")
+    resources: list[Rule] = []
+    paths: list[Rule] = []
+    for rule in access.authorizer.rules(user, spec["namespace"]):
+        if rule.get("resources"):
+            keys = ("verbs", "apiGroups", "resources", "resourceNames")
+            resources.append({key: rule[key] for key in keys if rule.get(key)})
+        if rule.get("nonResourceURLs"):
+            paths.append({key: rule[key] for key in ("verbs", "nonResourceURLs")})
+    return {"resourceRules": resources, "nonResourceRules": paths, "incomplete": False}

@@ -11,6 +11,7 @@ import msgspec
 import yaml
 
 from kaito_ctrl.devcluster.apiserver import creating, deleting, patching, reviews, subresources, updating
+from kaito_ctrl.devcluster.apiserver.access import Access, attributes_of
 from kaito_ctrl.devcluster.apiserver.addresses import ServiceAddresses
 from kaito_ctrl.devcluster.apiserver.admission import Admission, Review, ServiceResolver
 from kaito_ctrl.devcluster.apiserver.backend import Backend, view
@@ -27,12 +28,15 @@ from kaito_ctrl.devcluster.apiserver.errors import (
     success,
     too_large_resource_version,
 )
+from kaito_ctrl.devcluster.apiserver.identity import User
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Registry, Resource
 from kaito_ctrl.devcluster.apiserver.listing import Filter, list_page
+from kaito_ctrl.devcluster.apiserver.rbac import Authorizer, Rbac
 from kaito_ctrl.devcluster.apiserver.relay import Relay
 from kaito_ctrl.devcluster.apiserver.requests import Accept, Call, Query, parse_accept, parse_path, parse_rv
 from kaito_ctrl.devcluster.apiserver.store import Obj, Store, Stored, encode
 from kaito_ctrl.devcluster.apiserver.table import partial, table
+from kaito_ctrl.devcluster.apiserver.tokens import Tokens
 from kaito_ctrl.devcluster.apiserver.watching import WatchOptions, watch
 from kaito_ctrl.devcluster.apiserver.webhook_client import HttpsWebhookClient, WebhookClient
 from kaito_ctrl.runtime.clock import Clock, SystemClock, system_random, uid_source
@@ -53,7 +57,9 @@ LogSource = Callable[[str, str, str, LogOptions], Awaitable[AsyncIterator[bytes]
 class ApiServer:
     """An embedded Kubernetes API server. It lives in one event loop and keeps everything in memory.
 
-    *history* bounds the changes kept per kind: a watch from before them has expired.
+    *history* bounds the changes kept per kind: a watch from before them has expired. With *rbac*, roles and bindings
+    decide who may do what, and who has no credentials is ``system:anonymous``; without, everybody authenticated may do
+    everything.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class ApiServer:
         service_cidr: str = "127.96.0.0/16",
         history: int = 10_000,
         webhooks: WebhookClient | None = None,
+        rbac: bool = False,
     ) -> None:
         rng = rng if rng is not None else system_random()
         store, registry = Store(history), Registry()
@@ -75,22 +82,28 @@ class ApiServer:
             ServiceAddresses(service_cidr, rng),
         )
         self._webhooks = webhooks if webhooks is not None else HttpsWebhookClient()
-        self.backend = Backend(store, registry, environment, Admission(store, environment.uids, self._webhooks))
+        self.tokens = Tokens(store, environment.clock, environment.uids)
+        access = Access(self.tokens, Rbac(store) if rbac else Authorizer(), anonymous=rbac)
+        admission = Admission(store, environment.uids, self._webhooks)
+        self.backend = Backend(store, registry, environment, admission, access)
         register_builtins(registry)
         CrdServing(self.backend).start()
         self._discovery = Discovery(registry)
         self._logs: LogSource | None = None
         self._relay = Relay(self.backend)
-        bootstrap(self.backend)
+        bootstrap(self.backend, rbac=rbac)
 
     @property
     def store(self) -> Store:
         """The storage, for components that live in the server's process (the garbage collector)."""
         return self.backend.store
 
-    def transport(self, *, user: str = "system:admin") -> Transport:
-        """A transport into this server, without sockets. *user* is who its requests come from."""
-        return _InMemory(self, user)
+    def transport(self, *, user: User | str = "system:admin") -> Transport:
+        """A transport into this server, without sockets, for *user*; a name alone is that of an administrator.
+
+        A request that brings a bearer token of its own comes from the token's owner.
+        """
+        return _InMemory(self, User.administrator(user) if isinstance(user, str) else user)
 
     def set_log_source(self, source: LogSource) -> None:
         """Where ``pods/log`` gets its bytes from."""
@@ -116,8 +129,11 @@ class ApiServer:
         await self._webhooks.aclose()
         await self._relay.aclose()
 
-    async def handle(self, request: Request, *, user: str = "system:admin") -> Response:
-        """Answer one request. Failures are ``Status`` answers, never exceptions."""
+    async def handle(self, request: Request, *, user: User | None = None) -> Response:
+        """Answer one request. Failures are ``Status`` answers, never exceptions.
+
+        It comes from the owner of its bearer token; without one from *user*, or from nobody known.
+        """
         headers = {key.lower(): value for key, value in request.headers.items()}
         try:
             return await self._route(request, headers, user)
@@ -127,8 +143,11 @@ class ApiServer:
             _log.exception("%s %s failed", request.method, request.path)
             return Response.of(500, encode(internal(f"{type(error).__name__}: {error}").status()))
 
-    async def _route(self, request: Request, headers: Mapping[str, str], user: str) -> Response:
-        target = parse_path(request.path)
+    async def _route(self, request: Request, headers: Mapping[str, str], sender: User | None) -> Response:
+        target, query, access = parse_path(request.path), Query(request.query), self.backend.access
+        user = access.identify(request.path, headers, sender)
+        headers = {key: value for key, value in headers.items() if not key.startswith("impersonate-")}
+        access.check(user, attributes_of(request.method, request.path, query, target))
         if target is None:
             found = self._discovery.answer(request.method, request.path, headers)
             if found is None:
@@ -143,7 +162,7 @@ class ApiServer:
             raise page_not_found()
         if accept is None and target.subresource != "proxy":
             raise not_acceptable(_OFFERS if resource.custom is not None else "")
-        call = Call(request.method, target, Query(request.query), headers, request.body, user, accept or Accept())
+        call = Call(request.method, target, query, headers, request.body, user, accept or Accept())
         call.known = lambda api_version, kind: self.backend.registry.of_kind(api_version, kind) is not None
         if resource.deprecated_warning:
             call.warnings.append(resource.deprecated_warning)
@@ -227,7 +246,7 @@ class ApiServer:
             case "eviction" if "eviction" in resource.subresources and call.method == "POST":
                 return Response.of(201, encode(await subresources.evict(backend, call, resource, name)))
             case "token" if "token" in resource.subresources and call.method == "POST":
-                return Response.of(201, encode(subresources.issue_token(backend, call, resource, name)))
+                return Response.of(201, encode(subresources.create_token(backend, call, resource, name)))
             case "finalize" if "finalize" in resource.subresources and call.method == "PUT":
                 return self._object(call, resource, await subresources.finalize(backend, call, resource, name))
             case _:
@@ -361,7 +380,7 @@ def _escape(text: str) -> str:
 class _InMemory:
     """The server as a transport. Closing it refuses further requests; the server lives on."""
 
-    def __init__(self, server: ApiServer, user: str) -> None:
+    def __init__(self, server: ApiServer, user: User) -> None:
         self._server = server
         self._user = user
         self._closed = False

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
-import msgspec
-
-from kaito_api.meta import rfc3339
 from kaito_ctrl.devcluster.apiserver import apply as ssa
 from kaito_ctrl.devcluster.apiserver.backend import Backend, view
 from kaito_ctrl.devcluster.apiserver.cells import selector_text
@@ -29,9 +25,10 @@ from kaito_ctrl.devcluster.apiserver.requests import Call
 from kaito_ctrl.devcluster.apiserver.schema import builtin
 from kaito_ctrl.devcluster.apiserver.selectors import match_label_selector
 from kaito_ctrl.devcluster.apiserver.store import Obj, Stored
+from kaito_ctrl.devcluster.apiserver.tokenrequests import issue_token
 from kaito_ctrl.devcluster.apiserver.updating import put_with, write
 
-__all__ = ["bind", "evict", "finalize", "issue_token", "scale"]
+__all__ = ["bind", "create_token", "evict", "finalize", "scale"]
 
 
 def _typed(value: Any, name: str) -> Obj:
@@ -227,39 +224,7 @@ async def finalize(backend: Backend, call: Call, namespaces: Resource, name: str
     return await write(backend, call, namespaces, name, put_with(change), writer, finalize=True)
 
 
-def issue_token(backend: Backend, call: Call, accounts: Resource, name: str) -> Obj:
-    """POST of ``serviceaccounts/token``: an unsigned token, good enough to be mounted and shown."""
-    namespace = call.target.namespace
-    account = backend.require(accounts, namespace, name)
+def create_token(backend: Backend, call: Call, accounts: Resource, name: str) -> Obj:
+    """POST of ``serviceaccounts/token``."""
     spec = _read(call, "authentication.TokenRequest").get("spec") or {}
-    seconds = int(spec.get("expirationSeconds") or 3600)
-    issued = int(backend.clock.now().timestamp())
-    claims = {
-        "iss": "https://kubernetes.default.svc",
-        "sub": f"system:serviceaccount:{namespace}:{name}",
-        "aud": spec.get("audiences") or ["https://kubernetes.default.svc"],
-        "iat": issued,
-        "exp": issued + seconds,
-        "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": name, "uid": account.uid}},
-    }
-
-    def part(value: Any) -> str:
-        return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
-
-    expires = backend.clock.now().timestamp() + seconds
-    from datetime import UTC, datetime
-
-    return {
-        "kind": "TokenRequest",
-        "apiVersion": "authentication.k8s.io/v1",
-        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": backend.now()},
-        "spec": {
-            "audiences": claims["aud"],
-            "expirationSeconds": seconds,
-            "boundObjectRef": spec.get("boundObjectRef"),
-        },
-        "status": {
-            "token": f"{part({'alg': 'none', 'typ': 'JWT'})}.{part(claims)}.",
-            "expirationTimestamp": rfc3339(datetime.fromtimestamp(expires, UTC)),
-        },
-    }
+    return issue_token(backend, call, accounts, name, spec)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from kaito_ctrl.devcluster.apiserver.certificates import issue_certificates, server_context
-from kaito_ctrl.devcluster.apiserver.errors import StatusError, unauthorized
+from kaito_ctrl.devcluster.apiserver.identity import User
 from kaito_ctrl.devcluster.apiserver.server import ApiServer
-from kaito_ctrl.devcluster.apiserver.store import encode
 from kaito_ctrl.runtime.errors import TransportError
 from kaito_ctrl.runtime.transport import Request, Response
 
 __all__ = ["Endpoint", "serve"]
 
 _BODY_LIMIT = 3 * 1024 * 1024
-_OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/version"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +51,19 @@ class Endpoint:
 class _Handler:
     """Carries requests from aiohttp to the server, and answers back."""
 
-    def __init__(self, server: ApiServer, token: str) -> None:
+    def __init__(self, server: ApiServer) -> None:
         self._server = server
-        self._expected = f"Bearer {token}".encode()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode()
-        if request.path not in _OPEN_PATHS and not hmac.compare_digest(given, self._expected):
-            return self._refuse(unauthorized())
         body = await request.read() if request.body_exists else None
         wanted = Request(
             request.method,
             request.rel_url.raw_path,
             tuple(request.query.items()),
-            dict(request.headers),
+            _received(request.headers),
             body,
         )
-        answer = await self._server.handle(wanted, user="kubernetes-admin")
+        answer = await self._server.handle(wanted)
         # Everything else is small, whole, and better sent with its length.
         streaming = (
             "stream=watch" in answer.headers.get("content-type", "")
@@ -93,14 +87,16 @@ class _Handler:
                 pass  # the reader went away; leaving the block releases the watch
             return response
 
-    def _refuse(self, error: StatusError) -> web.Response:
-        return web.Response(status=error.code, body=encode(error.status()), content_type="application/json")
-
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]) -> web.BaseRequest:
     """aiohttp's own request, but for the size of its body."""
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_BODY_LIMIT)
+
+
+def _received(headers: CIMultiDictProxy[str]) -> dict[str, str]:
+    """The request's headers; one that repeats is joined with commas, as HTTP has it."""
+    return {name: ",".join(headers.getall(name)) for name in headers}
 
 
 def _headers(answer: Response) -> dict[str, str]:
@@ -111,11 +107,12 @@ def _headers(answer: Response) -> dict[str, str]:
 async def serve(server: ApiServer, *, host: str = "127.0.0.1", port: int = 0, token: str) -> AsyncIterator[Endpoint]:
     """Listen on *host* and *port* (0: any free one) until the block is left; the server itself stays open.
 
-    Every request but health and version needs *token* as its bearer token.
+    *token* is the bearer token of an administrator; other users' come from ``server.tokens``.
     """
+    server.tokens.add(token, User.administrator("kubernetes-admin"))
     certificates = issue_certificates(host, server.backend.clock)
     runner = web.ServerRunner(
-        web.Server(_Handler(server, token), request_factory=_request, access_log=None), shutdown_timeout=1.0
+        web.Server(_Handler(server), request_factory=_request, access_log=None), shutdown_timeout=1.0
     )
     await runner.setup()
     try:
@@ -126,3 +123,4 @@ async def serve(server: ApiServer, *, host: str = "127.0.0.1", port: int = 0, to
         yield Endpoint(f"https://{shown}:{bound}", certificates.ca_pem, token)
     finally:
         await runner.cleanup()
+        server.tokens.revoke(token)

@@ -11,7 +11,14 @@ from typing import Any
 
 from kaito_ctrl.devcluster.apiserver import apply as ssa
 from kaito_ctrl.devcluster.apiserver.admission import Review
-from kaito_ctrl.devcluster.apiserver.backend import Backend, check_identity, read_object, too_many_tries, view
+from kaito_ctrl.devcluster.apiserver.backend import (
+    Backend,
+    check_grant,
+    check_identity,
+    read_object,
+    too_many_tries,
+    view,
+)
 from kaito_ctrl.devcluster.apiserver.builtin_services import ServiceStrategy
 from kaito_ctrl.devcluster.apiserver.creating import create_object, unstored
 from kaito_ctrl.devcluster.apiserver.decode import copy_json, parse_body
@@ -153,6 +160,7 @@ async def _prepare(
     new = await backend.admission.mutate(
         Review("UPDATE", resource, key, call, new=new, old=live, subresource=subresource)
     )
+    check_grant(backend, call, resource, new, live)
     if subresource != "status":
         if not finalize:
             strategy.prepare_update(new, live, backend.env)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from kaito_ctrl.devcluster.apiserver.identity import User
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
 from kaito_ctrl.devcluster.apiserver.server import ApiServer
 from kaito_ctrl.devcluster.apiserver.store import Bucket, Change, Key, encode
@@ -47,7 +48,7 @@ class StoreWorker(Generic[T]):
     def __init__(self, server: ApiServer, user: str) -> None:
         self._server = server
         self._backend = server.backend
-        self._user = user
+        self._user = User.administrator(user)
         self._queue: dict[T, None] = {}
         self._later: dict[T, None] = {}
         self._waker = asyncio.Event()
@@ -102,7 +103,7 @@ class StoreWorker(Generic[T]):
 
     async def call(self, method: str, path: str, body: Any = None, media: str = "application/json") -> Any:
         """One request. Raises :class:`Refused` for anything but success and 404, which gives ``None``."""
-        headers = {"content-type": media, "user-agent": self._user.rpartition(":")[2]}
+        headers = {"content-type": media, "user-agent": self._user.name.rpartition(":")[2]}
         request = Request(method, path, (), headers, None if body is None else encode(body))
         async with await self._server.handle(request, user=self._user) as response:
             answer = msgspec.json.decode(await response.read())
