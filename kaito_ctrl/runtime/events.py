@@ -16,10 +16,12 @@ import heapq
 import random
 import re
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -31,6 +33,7 @@ from kaito_ctrl.runtime.errors import (
     AlreadyExists,
     ApiError,
     Conflict,
+    Invalid,
     KubeError,
     NotFound,
     ServerError,
@@ -40,16 +43,23 @@ from kaito_ctrl.runtime.errors import (
 )
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.meta import ObjectKey
+from kaito_ctrl.runtime.tokenbucket import TokenBucket
 
-__all__ = ["DISCARD", "EventLimits", "EventMetrics", "EventRecorder", "EventSink", "TokenBucket"]
+__all__ = ["DISCARD", "EventLimits", "EventMetrics", "EventRecorder", "EventSink"]
 
 _NOTE_BYTES = 1024
 _INSTANCE = 128
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
 
-class EventSink(Protocol):
+Tell = Callable[[EventType, "Resource | ObjectReference", str, str, str, "Resource | ObjectReference | None"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EventSink:
     """What a reconciler tells events to. Neither call waits, and neither raises."""
+
+    tell: Tell
 
     def normal(
         self,
@@ -62,7 +72,7 @@ class EventSink(Protocol):
     ) -> None:
         """Something went as it should. *reason* is a word for machines (``Scheduled``), *action* what was done or
         tried, *note* a sentence for people (cut to 1,024 bytes); *related* a second object that took part in it."""
-        ...
+        self.tell("Normal", regarding, reason, note, action, related)
 
     def warning(
         self,
@@ -74,7 +84,11 @@ class EventSink(Protocol):
         related: Resource | ObjectReference | None = None,
     ) -> None:
         """Something did not; otherwise as :meth:`normal`."""
-        ...
+        self.tell("Warning", regarding, reason, note, action, related)
+
+
+DISCARD = EventSink(lambda *_: None)
+"""For a worker that runs without a manager."""
 
 
 class EventMetrics(Protocol):
@@ -108,40 +122,6 @@ class EventLimits:
     """How long a stop may take to write what waits."""
     series: int = 4096
     """Series, and objects with a rate of their own, that are remembered at once."""
-
-
-class TokenBucket:
-    """*burst* tokens at first, a new one every *refill* seconds until it is full again. Times are the caller's."""
-
-    __slots__ = ("_at", "_burst", "_refill", "_tokens")
-
-    def __init__(self, burst: int, refill: float, now: float) -> None:
-        self._burst = burst
-        self._refill = refill
-        self._tokens = float(burst)
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Take a token, if there is one."""
-        self._fill(now)
-        if self._tokens < 1.0 - 1e-9:
-            return False
-        self._tokens -= 1.0
-        return True
-
-    def wait(self, now: float) -> float:
-        """Seconds until there is a token."""
-        self._fill(now)
-        return max(0.0, (1.0 - self._tokens) * self._refill)
-
-    def full(self, now: float) -> bool:
-        """Whether it might as well be forgotten."""
-        self._fill(now)
-        return self._tokens >= self._burst
-
-    def _fill(self, now: float) -> None:
-        self._tokens = min(float(self._burst), self._tokens + (now - self._at) / self._refill)
-        self._at = now
 
 
 class _Key(NamedTuple):
@@ -198,7 +178,7 @@ class EventRecorder:
 
     def named(self, controller: str) -> EventSink:
         """A sink whose events are reported by *controller* (a qualified name, as labels have them)."""
-        return _Sink(self, controller)
+        return EventSink(partial(self._told, controller))
 
     async def run(self, lifetime: Lifetime) -> None:
         """Until asked to stop; then what waits is written, for as long as ``limits.flush`` allows."""
@@ -219,22 +199,12 @@ class EventRecorder:
 
     # -- telling ---------------------------------------------------------------------------------------------------
 
-    def tell(
-        self,
-        controller: str,
-        type: EventType,  # noqa: A002 - the field's own name
-        regarding: Resource | ObjectReference,
-        reason: str,
-        note: str,
-        action: str,
-        related: Resource | ObjectReference | None,
-    ) -> None:
-        """See :class:`EventSink`, whose calls end here."""
+    def _told(self, controller: str, *told: Any) -> None:
         try:
-            self._tell(controller, type, regarding, reason, note, action, related)
+            self._tell(controller, *told)
         except Exception:  # noqa: BLE001 - whatever somebody calls an event must not fail what it tells of
-            structlog.get_logger("kaito_ctrl").exception("event not recorded", reason=reason)
-            self._dropped("refused")
+            structlog.get_logger("kaito_ctrl").exception("event not recorded", told=repr(told))
+            self._dropped("failed")
 
     def _tell(
         self,
@@ -423,6 +393,16 @@ class EventRecorder:
                 event = record.event = event.evolve(metadata=event.metadata.evolve(name=name))
             else:
                 return
+        try:
+            await self._create(event, series)
+        except Invalid:
+            if event.metadata.namespace != "default" or event.regarding.namespace:
+                raise
+            # Old servers (1.20 for one) want the events of what has no namespace elsewhere than today's.
+            record.event = event.evolve(metadata=event.metadata.evolve(namespace="kube-system"))
+            await self._create(record.event, series)
+
+    async def _create(self, event: Event, series: EventSeries | None) -> None:
         with suppress(AlreadyExists):  # an earlier attempt, the answer to which was lost: its name is nobody else's
             await self.client.create(event if series is None else event.evolve(series=series))
 
@@ -447,48 +427,6 @@ class EventRecorder:
         record.attempts = 0
         self._forget(record)
         self._dropped(reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sink:
-    """Implements :class:`EventSink`."""
-
-    recorder: EventRecorder
-    controller: str
-
-    def normal(
-        self,
-        regarding: Resource | ObjectReference,
-        reason: str,
-        note: str,
-        *,
-        action: str = "Reconcile",
-        related: Resource | ObjectReference | None = None,
-    ) -> None:
-        self.recorder.tell(self.controller, "Normal", regarding, reason, note, action, related)
-
-    def warning(
-        self,
-        regarding: Resource | ObjectReference,
-        reason: str,
-        note: str,
-        *,
-        action: str = "Reconcile",
-        related: Resource | ObjectReference | None = None,
-    ) -> None:
-        self.recorder.tell(self.controller, "Warning", regarding, reason, note, action, related)
-
-
-class _Discard:
-    """Implements :class:`EventSink` by not listening."""
-
-    def normal(self, *_: object, **__: object) -> None: ...
-
-    def warning(self, *_: object, **__: object) -> None: ...
-
-
-DISCARD: EventSink = _Discard()
-"""For a worker that runs without a manager."""
 
 
 def _reference(obj: Resource | ObjectReference) -> ObjectReference:

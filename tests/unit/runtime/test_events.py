@@ -380,7 +380,7 @@ def test_whoever_does_not_lead_any_more_writes_none() -> None:
 def test_what_cannot_be_told_is_counted_and_never_raised() -> None:
     async def body(w: World) -> None:
         w.recorder.named("kubelet").normal("not an object", "Reason", "note")  # type: ignore[arg-type]
-        assert w.dropped("refused") == 1
+        assert w.dropped("failed") == 1
 
     in_virtual_time(body)
 
