@@ -9,6 +9,7 @@ from kaito_ctrl.runtime.cache import Cache, Reader
 from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.controller import Context, Controller, Result
 from kaito_ctrl.runtime.errors import RetryAfter, TerminalError
+from kaito_ctrl.runtime.leader import Lease
 from kaito_ctrl.runtime.manager import Cluster, Manager
 from kaito_ctrl.runtime.meta import ObjectKey, key_of
 from kaito_ctrl.runtime.metrics import Metrics
@@ -21,6 +22,7 @@ __all__ = [
     "Cluster",
     "Context",
     "Controller",
+    "Lease",
     "Manager",
     "Metrics",
     "ObjectKey",

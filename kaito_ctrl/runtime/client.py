@@ -9,8 +9,8 @@ answer, and of every write whose outcome is unknown.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import ValidationError
@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.codec import decode_json, decode_list, encode_json
 from kaito_ctrl.runtime.errors import ApiError, DecodeError, ServerError
+from kaito_ctrl.runtime.fence import Fence
 from kaito_ctrl.runtime.meta import ObjectKey, collection_path, key_of, object_path
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 
@@ -99,16 +100,14 @@ class Client:
     transport: Transport
     field_manager: str = "kaito-ctrl"
     observer: WriteObserver | None = None
-    fence: Callable[[], None] | None = None
-    """Called before each write; raises to refuse it (a leader whose lease may have lapsed must not write)."""
+    fence: Fence | None = None
+    """Every write happens inside it: ``LeaseLost`` is raised instead once somebody else may lead."""
     metrics: RequestMetrics | None = None
     timeout: float = 30.0
 
     def named(self, field_manager: str) -> Client:
         """The same client writing under another field manager."""
-        return Client(
-            self.transport, field_manager, self.observer, self.fence, metrics=self.metrics, timeout=self.timeout
-        )
+        return replace(self, field_manager=field_manager)
 
     async def get(self, kind: type[R], name: str, namespace: str | None = None) -> R:
         """The object as it is now (a quorum read). Raises ``NotFound``."""
@@ -238,9 +237,10 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
         """Any other call, raw: *body* is sent as JSON unless it is bytes."""
-        if method != "GET" and self.fence is not None:
-            self.fence()
-        return await self._call(method, path, query=query, body=body, headers=headers)
+        if method == "GET" or self.fence is None:
+            return await self._call(method, path, query=query, body=body, headers=headers)
+        async with self.fence.guard():
+            return await self._call(method, path, query=query, body=body, headers=headers)
 
     def _managed(self) -> tuple[tuple[str, str], ...]:
         return (("fieldManager", self.field_manager),)
@@ -258,9 +258,9 @@ class Client:
         uid: str = "",
     ) -> bytes:
         if self.fence is not None:
-            self.fence()
+            self.fence.check()  # so that what is refused here leaves no doubt about its outcome
         try:
-            raw = await self._call(method, path, query=query, body=body, headers={"content-type": content_type})
+            raw = await self.request(method, path, query=query, body=body, headers={"content-type": content_type})
         except BaseException as error:
             # Refusals are certain; silence, a broken answer, a 5xx or our own cancellation are not.
             if self.observer is not None and (not isinstance(error, ApiError) or isinstance(error, ServerError)):

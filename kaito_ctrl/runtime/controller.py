@@ -102,6 +102,12 @@ class Context:
         """The wall clock, in UTC."""
         return self.clock.now()
 
+    def check_leading(self) -> None:
+        """To be called right before anything is changed outside of the cluster; the client's writes check by
+        themselves. Raises ``LeaseLost`` when somebody else may lead: the reconcile then simply ends."""
+        if self.client.fence is not None:
+            self.client.fence.check()
+
 
 class Controller(Generic[R]):
     """Base of all controllers; see the module's docstring. Instances are used by one manager."""
@@ -109,6 +115,8 @@ class Controller(Generic[R]):
     name: ClassVar[str]
     kind: type[R]
     sources: ClassVar[tuple[Source | Owned, ...]] = ()
+    needs_leader: ClassVar[bool] = True
+    """Off for a controller that every replica runs, whoever leads."""
     workers: ClassVar[int] = 4
     """Reconciles at once; each is of another key."""
     timeout: ClassVar[float | None] = 300.0
@@ -197,6 +205,11 @@ class Worker(Generic[R]):
         self._kinds = tuple(dict.fromkeys(source.kind for source in self._sources))
         for source in self._sources:
             self.cache.declare(source.kind, scope=source.scope, indexes=source.indexes)
+
+    @property
+    def name(self) -> str:
+        """The controller's."""
+        return self.controller.name
 
     @property
     def store(self) -> Store[R]:
