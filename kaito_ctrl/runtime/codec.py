@@ -2,28 +2,35 @@
 
 A watch line is read once by msgspec into its type, the object's metadata and the object's bytes; the rest of the
 body stays bytes until somebody reads it. Decoding is total: nothing here raises for a field that is missing or odd,
-because one strange object must not end a watch.
+because one strange object must not end a watch. All bytes handed out are copies of their own: what keeps an object
+does not keep the chunk that it came in.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 __all__ = [
+    "LAST_APPLIED",
     "Header",
     "HeaderOwner",
     "LineSplitter",
     "ListHead",
+    "Record",
     "WatchLine",
     "decode_header",
     "decode_json",
     "decode_list",
+    "decode_record",
     "decode_watch_line",
     "encode_json",
     "strip_managed_fields",
 ]
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""Repeats the whole object. It is left out of headers; the typed view has it."""
 
 
 class HeaderOwner(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -51,8 +58,23 @@ class Header(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     deletion_timestamp: str | None = None
 
 
+class Record(NamedTuple):
+    """One object as it came: its header, and all its bytes."""
+
+    header: Header
+    raw: bytes
+
+
 class _Envelope(msgspec.Struct, frozen=True, gc=False):
     metadata: Header = Header()
+
+
+class _Managed(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    managed_fields: msgspec.Raw = msgspec.Raw()
+
+
+class _ManagedEnvelope(msgspec.Struct, frozen=True, gc=False):
+    metadata: _Managed = _Managed()
 
 
 class ListHead(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -76,6 +98,7 @@ class WatchLine(msgspec.Struct, frozen=True, gc=False):
 
 
 _header = msgspec.json.Decoder(_Envelope)
+_managed = msgspec.json.Decoder(_ManagedEnvelope)
 _list = msgspec.json.Decoder(_List)
 _line = msgspec.json.Decoder(WatchLine)
 _any = msgspec.json.Decoder()
@@ -92,7 +115,18 @@ def decode_json(raw: bytes) -> Any:
 
 def decode_header(raw: bytes | msgspec.Raw) -> Header:
     """The header of one object. Raises ``ValueError`` only when the bytes are no JSON object with usable metadata."""
-    return _header.decode(raw).metadata
+    try:
+        header: Header = _header.decode(raw).metadata
+    except RecursionError as error:
+        raise ValueError(f"JSON is nested too deeply: {error}") from error
+    if header.annotations:
+        header.annotations.pop(LAST_APPLIED, None)
+    return header
+
+
+def decode_record(raw: bytes) -> Record:
+    """One object with its header. Raises like :func:`decode_header`."""
+    return Record(decode_header(raw), raw)
 
 
 def decode_list(raw: bytes) -> tuple[ListHead, list[bytes]]:
@@ -107,15 +141,34 @@ def decode_watch_line(line: bytes) -> WatchLine:
 
 
 def strip_managed_fields(raw: bytes) -> bytes:
-    """The object without ``metadata.managedFields``, which no reader of a cache needs and which can be half of it."""
+    """The object without ``metadata.managedFields``, which no reader of a cache needs and which can be half of it.
+
+    Every other byte stays as it was, wherever the field can be cut out of an object that is written as API servers
+    write it.
+    """
     if b'"managedFields"' not in raw:
         return raw
+    managed = bytes(_managed.decode(raw).metadata.managed_fields)
+    if not managed:
+        return raw
+    field = b'"managedFields":' + managed
+    start = raw.find(field)
+    if start < 0 or raw.find(field, start + 1) >= 0:
+        return _without_managed_fields(raw)
+    end = start + len(field)
+    if raw[end : end + 1] == b",":
+        end += 1
+    elif raw[start - 1 : start] == b",":
+        start -= 1
+    elif raw[start - 1 : start] + raw[end : end + 1] != b"{}":
+        return _without_managed_fields(raw)
+    return raw[:start] + raw[end:]
+
+
+def _without_managed_fields(raw: bytes) -> bytes:
     fields = _fields.decode(raw)
-    if "metadata" not in fields:
-        return raw
     metadata = _fields.decode(fields["metadata"])
-    if metadata.pop("managedFields", None) is None:
-        return raw
+    del metadata["managedFields"]
     fields["metadata"] = msgspec.Raw(_encoder.encode(metadata))
     return _encoder.encode(fields)
 
