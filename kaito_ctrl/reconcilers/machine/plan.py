@@ -22,8 +22,8 @@ from kaito_api.karpenter import (
 )
 from kaito_api.meta import Condition, find_condition, is_true
 from kaito_api.quantity import parse_quantity
-from kaito_ctrl.reconcilers.conditions import merge
 from kaito_ctrl.reconcilers.names import GPU_RESOURCE, MACHINE_TYPE_LABEL
+from kaito_ctrl.runtime.conditions import merge
 from kaito_provisioner import CloudError, Instance
 
 __all__ = ["Observed", "Plan", "plan_machine"]
