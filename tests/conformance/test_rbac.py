@@ -211,7 +211,7 @@ async def test_nobody_grants_what_they_do_not_have(api: Api) -> None:
     with fails(403, "Forbidden") as caught:
         await jane("POST", bindings, binding("bad", "more", "jane"))
     assert caught.value.message.startswith('rolebindings.rbac.authorization.k8s.io "bad" is forbidden: user "jane"')
-    with fails(404, "NotFound", 'role.rbac.authorization.k8s.io "none" not found'):
+    with fails(404, "NotFound", 'roles.rbac.authorization.k8s.io "none" not found'):
         await jane("POST", bindings, binding("bad", "none", "jane"))
 
 

@@ -58,7 +58,9 @@ class Rbac(Authorizer):
         problems = []
         for source, rules in self._grants(user, asked.namespace):
             if isinstance(rules, StatusError):
-                problems.append(rules.message)
+                problems.append(
+                    f'{rules.details["kind"].removesuffix("s")}.{GROUP} "{rules.details["name"]}" not found'
+                )
             elif any(allows(rule, asked) for rule in rules):
                 return Decision(True, f"RBAC: allowed by {source}")
         if not problems:
@@ -94,7 +96,7 @@ class Rbac(Authorizer):
         plural = _PLURALS[role["kind"]]
         found = self._store.bucket(GROUP, plural).items.get((namespace if plural == "roles" else "", role["name"]))
         if found is None:
-            raise not_found(GROUP, role["kind"].lower(), role["name"])
+            raise not_found(GROUP, plural, role["name"])
         return found.obj.get("rules") or ()
 
     def check_grant(self, user: User, plural: str, new: Obj, old: Obj | None) -> None:

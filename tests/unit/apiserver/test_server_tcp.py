@@ -19,13 +19,18 @@ from kaito_ctrl.devcluster.apiserver.protobuf import PROTOBUF
 
 
 @asynccontextmanager
+async def trusting(endpoint: Endpoint, **headers: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session that knows the server's certificate; *headers* go with every request."""
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cadata=endpoint.ca_pem))
+    async with aiohttp.ClientSession(endpoint.url, connector=connector, headers=headers) as session:
+        yield session
+
+
+@asynccontextmanager
 async def connected(token: str = "secret") -> AsyncIterator[tuple[Endpoint, aiohttp.ClientSession, ApiServer]]:
     server = ApiServer(rng=random.Random(1))
     async with serve(server, token="secret") as endpoint:
-        context = ssl.create_default_context(cadata=endpoint.ca_pem)
-        connector = aiohttp.TCPConnector(ssl=context)
-        headers = {"authorization": f"Bearer {token}"}
-        async with aiohttp.ClientSession(endpoint.url, connector=connector, headers=headers) as session:
+        async with trusting(endpoint, authorization=f"Bearer {token}") as session:
             yield endpoint, session, server
         await server.aclose()
 
