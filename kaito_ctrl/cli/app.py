@@ -83,6 +83,9 @@ def dev(
     controllers: Annotated[
         bool, typer.Option(help="Run KAITO's controllers too; without them only the cluster runs.")
     ] = True,
+    rbac: Annotated[
+        bool, typer.Option("--rbac", help="Let roles and bindings decide who may do what, as a real cluster does.")
+    ] = False,
     log_level: Annotated[LogLevel, typer.Option(help="Which of the controllers' log lines to print.")] = "info",
 ) -> None:
     """An embedded cluster with KAITO in it, until Ctrl-C: for kubectl, and for developing controllers against."""
@@ -90,7 +93,7 @@ def dev(
     from kaito_ctrl.cli.logs import configure_logging
 
     configure_logging(log_level, "text", sys.stderr)
-    raise typer.Exit(_run(run_dev(DevOptions(boot, port, kubeconfig, controllers), Console())))
+    raise typer.Exit(_run(run_dev(DevOptions(boot, port, kubeconfig, controllers, rbac), Console())))
 
 
 @app.command()

@@ -21,6 +21,7 @@ class DevOptions:
     port: int = 0
     kubeconfig: Path | None = None
     controllers: bool = True
+    rbac: bool = False
 
 
 async def run_dev(options: DevOptions, console: Console) -> None:
@@ -32,7 +33,11 @@ async def run_dev(options: DevOptions, console: Console) -> None:
     try:
         with stop_on_signal() as stop:
             async with LocalKaito.start(
-                root=folder / "pods", boot=options.boot, port=options.port, controllers=options.controllers
+                root=folder / "pods",
+                boot=options.boot,
+                port=options.port,
+                controllers=options.controllers,
+                rbac=options.rbac,
             ) as kaito:
                 await kaito.dev.write_kubeconfig(path)
                 console.print("The cluster is up until Ctrl-C. In another terminal:")

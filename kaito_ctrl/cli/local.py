@@ -135,6 +135,7 @@ class LocalKaito:
         rng: random.Random | None = None,
         options: DaemonOptions | None = None,
         controllers: bool = True,
+        rbac: bool = False,
     ) -> AsyncIterator[Self]:
         """Everything up and ready inside the block; nothing left of it after. *boot* is the simulated machines' boot
         time in seconds."""
@@ -142,7 +143,7 @@ class LocalKaito:
         rng = rng or system_random()
         options = options or DaemonOptions(metrics_port=None, health_port=None, webhook_port=0, drain=2.0)
         async with DevCluster.start(
-            root=root, clock=clock, rng=rng, images=local_images(), host=host, port=port, tcp=tcp
+            root=root, clock=clock, rng=rng, images=local_images(), host=host, port=port, tcp=tcp, rbac=rbac
         ) as dev:
             client = Client(dev.transport(user="kaito-ctrl"))
             await install_crds(client)

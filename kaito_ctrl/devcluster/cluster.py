@@ -21,7 +21,7 @@ from typing import Self
 
 import yaml
 
-from kaito_ctrl.devcluster.apiserver import ApiServer, Endpoint, serve
+from kaito_ctrl.devcluster.apiserver import ApiServer, Endpoint, User, serve
 from kaito_ctrl.devcluster.apiserver.errors import StatusError
 from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
 from kaito_ctrl.devcluster.apiserver.namespaces import NamespaceController
@@ -74,6 +74,7 @@ class DevCluster:
         host: str = "127.0.0.1",
         port: int = 0,
         tcp: bool = True,
+        rbac: bool = False,
         env: Mapping[str, str] | None = None,
         timings: Timings | None = None,
         job_backoff: float = 10.0,
@@ -82,7 +83,7 @@ class DevCluster:
 
         *root* is for volumes and logs (default: a temporary folder), *env* what every container's environment begins
         with (default: PATH, HOME, locale and time zone of this process), *token* the bearer token of the
-        administrator over TCP.
+        administrator over TCP. With *rbac*, roles and bindings decide who may do what.
         """
         body: list[BaseException] = []
         try:
@@ -95,6 +96,7 @@ class DevCluster:
                 host=host,
                 port=port,
                 tcp=tcp,
+                rbac=rbac,
                 env=_environment() if env is None else env,
                 timings=timings,
                 job_backoff=job_backoff,
@@ -123,6 +125,7 @@ class DevCluster:
         host: str,
         port: int,
         tcp: bool,
+        rbac: bool,
         env: Mapping[str, str],
         timings: Timings | None,
         job_backoff: float,
@@ -130,7 +133,7 @@ class DevCluster:
         async with AsyncExitStack() as stack:
             if root is None:
                 root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kaito-devcluster-"))) / "kubelet"
-            server = ApiServer(clock=clock, rng=rng)
+            server = ApiServer(clock=clock, rng=rng, rbac=rbac)
             stack.push_async_callback(server.aclose)
             cluster = Cluster(server.transport(), clock=clock, rng=rng)
             proxy = ServiceProxy()
@@ -154,8 +157,8 @@ class DevCluster:
                 for task in background:
                     task.cancel()
 
-    def transport(self, *, user: str = "system:admin") -> Transport:
-        """A transport into the API server without sockets; its requests come from *user*."""
+    def transport(self, *, user: User | str = "system:admin") -> Transport:
+        """A transport into the API server without sockets, for *user*; a name alone is that of an administrator."""
         return self.server.transport(user=user)
 
     def kubeconfig_text(self) -> str:
