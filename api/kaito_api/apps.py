@@ -11,6 +11,7 @@ from kaito_api.core import PodTemplate
 from kaito_api.meta import Condition, LabelSelector, Model, Resource
 
 __all__ = [
+    "ControllerRevision",
     "Deployment",
     "DeploymentSpec",
     "DeploymentStatus",
@@ -115,3 +116,12 @@ class StatefulSet(Resource):
 
     spec: StatefulSetSpec = StatefulSetSpec()
     status: StatefulSetStatus = StatefulSetStatus()
+
+
+class ControllerRevision(Resource):
+    """``apps/v1 ControllerRevision``: what a controller was asked for at some time. ``data`` never changes."""
+
+    group, version, kind, plural = "apps", "v1", "ControllerRevision", "controllerrevisions"
+
+    data: Mapping[str, Any] = Field(default_factory=dict)
+    revision: int = 0

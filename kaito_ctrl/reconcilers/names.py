@@ -10,6 +10,9 @@ __all__ = [
     "ENABLE_LB_ANNOTATION",
     "GPU_RESOURCE",
     "MACHINE_TYPE_LABEL",
+    "REVISION_ANNOTATION",
+    "REVISION_HASH_ANNOTATION",
+    "REVISION_OWNER_LABEL",
     "WORKSPACE_FINALIZER",
     "WORKSPACE_LABEL",
     "WORKSPACE_NAMESPACE_LABEL",
@@ -24,6 +27,10 @@ APPLIED_HASH_ANNOTATION = "kaito.sh/applied-hash"
 """On what a workspace consists of: a hash of what was applied last."""
 ACCELERATOR_LABEL = "accelerator"
 """``accelerator=nvidia`` is what NVIDIA's device plug-in selects nodes by."""
+REVISION_ANNOTATION = "workspace.kaito.io/revision"
+"""On a Workspace and its workload: the number of the revision that they are at."""
+REVISION_HASH_ANNOTATION = "workspace.kaito.io/hash"
+REVISION_OWNER_LABEL = "workspace.kaito.io/name"
 WORKSPACE_FINALIZER = "workspace.finalizer.kaito.sh"
 GPU_RESOURCE = "nvidia.com/gpu"
 RESERVED_LABEL_DOMAINS = ("kaito.sh/", "karpenter.sh/", "kubernetes.io/", "k8s.io/")

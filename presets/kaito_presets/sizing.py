@@ -1,11 +1,13 @@
 """Whether a preset fits on a number of machines: one pure function, in bytes, that shows its working.
 
-Three rules, all of which must hold for *count* instances:
+Four rules, all of which must hold. A distributed preset is spread over *n* = *count* instances; of any other one each
+instance holds the whole model, however many replicas there are, so *n* = 1:
 
-- GPU count: ``count * GPUs per instance >= GPUs of the preset``;
+- GPU count: ``n * GPUs per instance >= GPUs of the preset``;
 - memory per GPU: ``instance memory / GPUs per instance >= memory per GPU of the preset``;
-- total memory: ``count * instance memory >= total memory of the preset``. The instance's memory is that of all its
-  GPUs already, so it is not multiplied by their number again.
+- total memory: ``n * instance memory >= total memory of the preset``. The instance's memory is that of all its GPUs
+  already, so it is not multiplied by their number again;
+- nodes: a distributed preset's processes are the same number on each instance.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One rule applied. ``needed`` and ``provided`` are GPUs for ``gpuCount`` and bytes for the two memory rules.
+    """One rule applied. ``needed`` and ``provided`` are GPUs for ``gpuCount``, bytes for the two memory rules, and
+    processes of the model for ``processes``: all of them, and those that can be spread evenly.
 
     ``working`` is how ``provided`` came about; ``problem`` says what is wrong, and is empty if nothing is.
     """
 
-    rule: Literal["gpuCount", "perGPUMemory", "totalGPUMemory"]
+    rule: Literal["gpuCount", "perGPUMemory", "totalGPUMemory", "processes"]
     needed: int
     provided: int
     working: str
@@ -41,7 +44,7 @@ class Check:
         return self.provided >= self.needed
 
     def __str__(self) -> str:
-        show = str if self.rule == "gpuCount" else _human
+        show = _human if self.rule.endswith("Memory") else str
         return f"{self.rule}: needs {show(self.needed)}, has {self.working}: {'ok' if self.ok else 'insufficient'}"
 
 
@@ -70,23 +73,27 @@ class Sizing:
 
 
 def size(preset: Preset, sku: Sku, count: int, *, workload: Workload = "inference") -> Sizing:
-    """Apply the three rules to *count* instances of *sku*.
+    """Apply the rules to *count* instances of *sku*.
 
     Raises ``ValueError`` if *count* is below 1, or for tuning if the preset cannot be tuned.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
     need = _requirements(preset, workload)
-    gpus, total = count * sku.gpu_count, count * sku.total_gpu_memory_bytes
+    spread = preset.distributed and workload == "inference"
+    instances = count if spread else 1
+    gpus, total = instances * sku.gpu_count, instances * sku.total_gpu_memory_bytes
     per_gpu, instance = _human(sku.per_gpu_memory_bytes), f"Instance type {sku.name}"
     wanted = f"preset {preset.name} requires at least"
-    machines = f"{count} x {sku.name}"
-    checks = (
+    machines = f"{instances} x {sku.name}"
+    if count > instances:
+        wanted = f"each replica of {wanted}"
+    checks: tuple[Check, ...] = (
         Check(
             "gpuCount",
             need.gpu_count,
             gpus,
-            f"{count} x {sku.gpu_count} = {gpus}",
+            f"{instances} x {sku.gpu_count} = {gpus}",
             f"Insufficient number of GPUs: {instance} provides {gpus} ({machines}), but {wanted} {need.gpu_count}",
         ),
         Check(
@@ -101,12 +108,22 @@ def size(preset: Preset, sku: Sku, count: int, *, workload: Workload = "inferenc
             "totalGPUMemory",
             need.total_gpu_memory_bytes,
             total,
-            f"{count} x {_human(sku.total_gpu_memory_bytes)} = {_human(total)}",
+            f"{instances} x {_human(sku.total_gpu_memory_bytes)} = {_human(total)}",
             f"Insufficient total GPU memory: {instance} has a total of {_human(total)} ({machines}), "
             f"but {wanted} {_human(need.total_gpu_memory_bytes)}",
         ),
     )
+    if spread:
+        checks = (*checks, _even(preset, count))
     return Sizing(preset.name, sku.name, count, checks, _notes(preset, sku, workload))
+
+
+def _even(preset: Preset, count: int) -> Check:
+    world = preset.world_size or 1
+    each = world // count
+    working = f"{count} x {each} = {count * each}"
+    text = f"{world} processes of preset {preset.name} cannot be spread evenly over {count} nodes"
+    return Check("processes", world, count * each, working, f"Uneven distribution: the {text}")
 
 
 def fitting_skus(preset: Preset, table: SkuTable, count: int, *, workload: Workload = "inference") -> tuple[Sku, ...]:

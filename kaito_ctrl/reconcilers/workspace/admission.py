@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from kaito_api.workspace import Workspace
 from kaito_ctrl.reconcilers.workspace.validation import Rules, describe
-from kaito_ctrl.runtime.webhook import AdmissionRequest, AdmissionResponse, AdmissionWebhook
+from kaito_ctrl.runtime.admission import AdmissionRequest, AdmissionResponse, AdmissionWebhook
 
 __all__ = ["workspace_webhooks"]
 

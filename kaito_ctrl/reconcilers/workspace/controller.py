@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from kaito_api.apps import Deployment
+from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
 from kaito_api.core import Node, Service
 from kaito_api.karpenter import Machine
-from kaito_api.meta import Resource
+from kaito_api.meta import Resource, owned_by
 from kaito_api.workspace import Workspace, WorkspaceStatus
-from kaito_ctrl.reconcilers.conditions import merge, put
 from kaito_ctrl.reconcilers.diff import is_applied, stamped
 from kaito_ctrl.reconcilers.names import WORKSPACE_FINALIZER, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
 from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace, refused
+from kaito_ctrl.reconcilers.workspace.services import headless_name
 from kaito_ctrl.reconcilers.workspace.validation import Rules
 from kaito_ctrl.reconcilers.workspace.workload import Settings
-from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, by_label, key_of, owns, watches
+from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, by_label, key_of, owns, reads, watches
 from kaito_ctrl.runtime.codec import decode_json
-from kaito_ctrl.runtime.errors import BadRequest, Forbidden, Invalid, NotFound
+from kaito_ctrl.runtime.conditions import merge, put
+from kaito_ctrl.runtime.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
 
 __all__ = ["WorkspaceController"]
 
@@ -36,7 +38,7 @@ def _workspaces_of(node: Node, cache: Reader) -> Iterable[ObjectKey]:
 
 
 class WorkspaceController(Controller[Workspace]):
-    """Brings nodes, a Service and a Deployment to every Workspace, and takes them away again."""
+    """Brings nodes, a Service and a workload to every Workspace, and takes them away again."""
 
     name = "workspace"
     kind = Workspace
@@ -44,7 +46,10 @@ class WorkspaceController(Controller[Workspace]):
     finalizer = WORKSPACE_FINALIZER
     sources = (
         owns(Deployment),
+        owns(StatefulSet),
         owns(Service),
+        # Nobody else writes them, and what they say is not acted upon: their changes need not wake anybody.
+        reads(ControllerRevision),
         watches(Machine, by_label(WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL)),
         watches(Node, _workspaces_of),
     )
@@ -59,8 +64,13 @@ class WorkspaceController(Controller[Workspace]):
         seen = Observed(
             nodes=ctx.cache.list(Node),
             machines=_machines_of(ws, ctx.cache),
-            deployment=ctx.cache.get(Deployment, ws.name, ws.namespace),
-            service=ctx.cache.get(Service, ws.name, ws.namespace),
+            workload=_workload(ws, ctx.cache),
+            services=tuple(
+                found
+                for name in (ws.name, headless_name(ws))
+                if (found := ctx.cache.get(Service, name, ws.namespace)) is not None
+            ),
+            revisions=ctx.cache.list(ControllerRevision, owner=ws),
             problems=self._rules.check(decode_json(raw.raw)),
         )
         plan = plan_workspace(ws, seen, self._rules.catalogue, self._rules.skus, self._settings, ctx.now())
@@ -106,6 +116,10 @@ class WorkspaceController(Controller[Workspace]):
             live = await ctx.client.get(Workspace, ws.name, ws.namespace)
             if live.uid != ws.uid or live.deleting:
                 return
+        if plan.revisions is not None:
+            await self._apply(ws, plan.revisions.current, ctx)
+            await _forget(plan.revisions.expired, ctx)
+            await _note(ws, plan.revisions.annotations, ctx)
         for machine in plan.machines:
             await ctx.client.apply(machine)
             ctx.log.info("asked for a machine", machine=machine.name, instance_type=ws.resource.instance_type)
@@ -161,18 +175,51 @@ def _machines_of(ws: Workspace, cache: Reader) -> tuple[Machine, ...]:
     return cache.list(Machine, labels=_labels_of(key_of(ws)))
 
 
+def _workload(ws: Workspace, cache: Reader) -> Deployment | StatefulSet | None:
+    """What serves *ws*, or stands where that should: of the two kinds, its own one first."""
+    deployment = cache.get(Deployment, ws.name, ws.namespace)
+    stateful_set = cache.get(StatefulSet, ws.name, ws.namespace)
+    foreign = stateful_set is not None and not owned_by(stateful_set, ws)
+    if stateful_set is None or (deployment is not None and foreign):
+        return deployment
+    return stateful_set
+
+
+async def _forget(revisions: Iterable[ControllerRevision], ctx: Context) -> None:
+    for revision in revisions:
+        with suppress(NotFound, Conflict):
+            live = await ctx.client.get(ControllerRevision, revision.name, revision.namespace)
+            if live.uid == revision.uid:
+                version = live.metadata.resource_version
+                await ctx.client.delete(ControllerRevision, key_of(live), uid=live.uid, resource_version=version)
+
+
+async def _note(ws: Workspace, annotations: Mapping[str, str], ctx: Context) -> None:
+    """Put *annotations* on the workspace itself, if they are not there."""
+    if all(ws.metadata.annotations.get(key) == value for key, value in annotations.items()):
+        return
+    with suppress(NotFound):
+        metadata = {"uid": ws.uid, "annotations": dict(annotations)}
+        await ctx.client.patch(Workspace, ctx.key, {"metadata": metadata})
+
+
 async def _workload_remains(ws: Workspace, ctx: Context) -> bool:
-    """Delete the workspace's Deployment, its pods with it; whether there is still something to wait for."""
+    """Delete what serves the workspace, its pods with it; whether there is still something to wait for."""
+    remains = [await _remains(kind, ws, ctx) for kind in (Deployment, StatefulSet)]
+    return any(remains)
+
+
+async def _remains(kind: type[Deployment] | type[StatefulSet], ws: Workspace, ctx: Context) -> bool:
     try:
-        deployment = await ctx.client.get(Deployment, ws.name, ws.namespace)
+        workload = await ctx.client.get(kind, ws.name, ws.namespace)
     except NotFound:
         return False
-    if not any(ref.uid == ws.uid for ref in deployment.metadata.owner_references):
+    if not any(ref.uid == ws.uid for ref in workload.metadata.owner_references):
         return False
-    since = deployment.metadata.deletion_timestamp
+    since = workload.metadata.deletion_timestamp
     if since is None:
         try:
-            await ctx.client.delete(Deployment, ctx.key, uid=deployment.uid, propagation="Foreground")
+            await ctx.client.delete(kind, ctx.key, uid=workload.uid, propagation="Foreground")
         except NotFound:
             return False
         return True

@@ -7,18 +7,21 @@ should be gives a plan that changes nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from kaito_api.apps import Deployment
+from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
 from kaito_api.core import Node, Service
 from kaito_api.karpenter import Machine
 from kaito_api.meta import Condition, ConditionStatus, Resource, find_condition
 from kaito_api.workspace import Workspace, WorkspaceStatus
-from kaito_ctrl.reconcilers.conditions import merge, put
+from kaito_ctrl.reconcilers.workspace.claims import machine
 from kaito_ctrl.reconcilers.workspace.nodes import NodePlan, plan_nodes
+from kaito_ctrl.reconcilers.workspace.revisions import Revisions, plan_revisions
+from kaito_ctrl.reconcilers.workspace.services import headless_service, service
 from kaito_ctrl.reconcilers.workspace.validation import Problem
-from kaito_ctrl.reconcilers.workspace.workload import Settings, inference_deployment, machine, service
+from kaito_ctrl.reconcilers.workspace.workload import Settings, inference_workload
+from kaito_ctrl.runtime.conditions import merge, put
 from kaito_presets.catalogue import Catalogue
 from kaito_presets.preset import Preset
 from kaito_presets.skus import SkuTable
@@ -32,20 +35,23 @@ class Observed:
 
     nodes: Sequence[Node] = ()
     machines: Sequence[Machine] = ()
-    deployment: Deployment | None = None
-    service: Service | None = None
+    workload: Deployment | StatefulSet | None = None
+    services: Sequence[Service] = ()
+    """Those that have the name of the workspace's Service or of its headless one, whoever's they are."""
+    revisions: Sequence[ControllerRevision] = ()
     problems: Sequence[Problem] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, in this order: machines to ask for and to give back, objects to apply, one status; and when to look
-    again if nothing happens, in seconds."""
+    """What to do, in this order: note the revision, machines to ask for and to give back, objects to apply, one status;
+    and when to look again if nothing happens, in seconds."""
 
     status: WorkspaceStatus
     machines: tuple[Machine, ...] = ()
     surplus: tuple[Machine, ...] = ()
     apply: tuple[Resource, ...] = ()
+    revisions: Revisions | None = None
     look_again: float | None = None
 
 
@@ -61,9 +67,10 @@ def plan_workspace(
 
     assert ws.inference is not None
     preset = catalogue.get(ws.inference.preset.name) if ws.inference.preset is not None else None
+    revisions = plan_revisions(ws, seen.revisions)
     nodes = plan_nodes(ws, seen.nodes, seen.machines, now)
     if not nodes.complete(ws.resource.count):
-        return _waiting_for_nodes(ws, nodes, preset, write)
+        return replace(_waiting_for_nodes(ws, nodes, preset, write), revisions=revisions)
 
     resources = (
         write.put(
@@ -71,12 +78,15 @@ def plan_workspace(
         ),
         write.put("ResourceReady", "True", "workspaceResourceStatusSuccess", "workspace resource is ready"),
     )
+    distributed = preset is not None and preset.distributed
+    sku = skus.get(ws.resource.instance_type)
     objects: tuple[Resource, ...] = (
-        service(ws),
-        inference_deployment(ws, preset, skus.get(ws.resource.instance_type), settings),
+        service(ws, distributed=distributed),
+        *((headless_service(ws),) if distributed else ()),
+        inference_workload(ws, preset, sku, settings, revisions.current.revision),
     )
     served: tuple[Condition, ...] = ()
-    serving, message = _serving(seen.deployment)
+    serving, message = _serving(seen.workload)
     if serving:
         served = (
             write.put(
@@ -87,7 +97,8 @@ def plan_workspace(
     elif find_condition(ws.status.conditions, "InferenceReady") is not None:
         # It has served before: say that it does not now. Before that the columns stay empty, as they do upstream.
         served = write.not_serving(message)
-    return Plan(write.status(*resources, *served, nodes=nodes.selected), surplus=nodes.surplus, apply=objects)
+    status = write.status(*resources, *served, nodes=nodes.selected)
+    return Plan(status, surplus=nodes.surplus, apply=objects, revisions=revisions)
 
 
 def refused(ws: Workspace, plan: Plan, what: Resource, why: str, now: datetime) -> WorkspaceStatus:
@@ -132,14 +143,7 @@ def _obstacle(ws: Workspace, seen: Observed, catalogue: Catalogue) -> str:
         return "; ".join(str(problem) for problem in seen.problems)
     if ws.tuning is not None:
         return "tuning: this release of kaito-ctrl serves models, and does not tune them yet"
-    assert ws.inference is not None
-    if ws.inference.adapters:
-        return "inference.adapters: this release of kaito-ctrl does not load adapters yet"
-    if ws.inference.preset is not None:
-        preset = catalogue.get(ws.inference.preset.name)
-        if preset is not None and preset.distributed:
-            return f"inference.preset.name: this release of kaito-ctrl does not distribute {preset.name} yet"
-    for taken in (seen.service, seen.deployment):
+    for taken in (*seen.services, seen.workload):
         if taken is not None and not any(ref.uid == ws.uid for ref in taken.metadata.owner_references):
             return f"{taken} exists and is not this workspace's: delete it, or give the workspace another name"
     return ""
@@ -184,16 +188,20 @@ def _launch_failure(machines: Sequence[Machine]) -> str:
     return ""
 
 
-def _serving(deployment: Deployment | None) -> tuple[bool, str]:
+def _serving(workload: Deployment | StatefulSet | None) -> tuple[bool, str]:
     """Whether every replica of the current template serves, and what to say if not."""
-    if deployment is None:
-        return False, "the deployment is being created"
-    spec, status = deployment.spec, deployment.status
-    if status.observed_generation < deployment.metadata.generation:
-        return False, "the deployment is being updated"
-    stalled = find_condition(status.conditions, "Progressing")
-    if stalled is not None and stalled.status == "False":
-        return False, f"the deployment does not progress: {stalled.message}"
-    if status.ready_replicas < spec.replicas or status.updated_replicas < spec.replicas:
+    if workload is None:
+        return False, "the workload is being created"
+    what = workload.kind.lower()
+    spec, status = workload.spec, workload.status
+    if status.observed_generation < workload.metadata.generation:
+        return False, f"the {what} is being updated"
+    if isinstance(workload, Deployment):
+        stalled = find_condition(workload.status.conditions, "Progressing")
+        if stalled is not None and stalled.status == "False":
+            return False, f"the {what} does not progress: {stalled.message}"
+    # Of a StatefulSet that has never been updated, no replica counts as updated.
+    current = isinstance(workload, StatefulSet) and workload.status.update_revision == workload.status.current_revision
+    if status.ready_replicas < spec.replicas or (status.updated_replicas < spec.replicas and not current):
         return False, f"{status.ready_replicas} of {spec.replicas} replicas are ready"
     return True, ""

@@ -1,4 +1,4 @@
-"""The objects that a workspace consists of: its machines, its Service, its Deployment. Pure and deterministic."""
+"""What serves a workspace's model: a Deployment, or a StatefulSet where the model is spread over nodes. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from kaito_api.apps import Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdate
+from kaito_api.apps import (
+    Deployment,
+    DeploymentSpec,
+    DeploymentStrategy,
+    RollingUpdate,
+    StatefulSet,
+    StatefulSetSpec,
+)
 from kaito_api.core import (
     Affinity,
     Container,
@@ -21,44 +28,31 @@ from kaito_api.core import (
     PodTemplate,
     Probe,
     Resources,
-    Service,
-    ServicePort,
-    ServiceSpec,
-    Taint,
     TemplateMeta,
     Toleration,
     Volume,
     VolumeMount,
 )
-from kaito_api.karpenter import (
-    INSTANCE_TYPE_LABEL,
-    PROVISIONER_NAME_LABEL,
-    Machine,
-    MachineSpec,
-    MachineTemplateRef,
-    Requirement,
-    ResourceRequests,
-)
 from kaito_api.meta import LabelSelector, LocalReference, ObjectMeta
-from kaito_api.workspace import Workspace
+from kaito_api.workspace import AdapterSpec, Workspace
 from kaito_ctrl.reconcilers.names import (
-    ACCELERATOR_LABEL,
-    ENABLE_LB_ANNOTATION,
     GPU_RESOURCE,
-    MACHINE_TYPE_LABEL,
+    REVISION_ANNOTATION,
     WORKSPACE_LABEL,
     WORKSPACE_NAMESPACE_LABEL,
 )
 from kaito_ctrl.reconcilers.workspace.nodes import required_labels
-from kaito_presets.images import image_for, serving_command
+from kaito_ctrl.reconcilers.workspace.services import PORT, headless_name, rendezvous
+from kaito_presets.images import LLAMA_FOLDER, image_for, serving_command, torchrun_command
 from kaito_presets.preset import Preset
 from kaito_presets.skus import Sku
 
-__all__ = ["Settings", "inference_deployment", "machine", "service"]
+__all__ = ["Settings", "inference_workload"]
 
-PORT = 5000
-TORCH_PORT = 29500
 _PROBE_PERIOD = 2
+_ADAPTERS = "/mnt/adapter"
+_COPY_ADAPTER = 'mkdir -p "$1" && cp -R /data/. "$1"'
+"""Run by the shell of the adapter's own image; the folder is an argument, so nothing of it is read as shell text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,70 +63,39 @@ class Settings:
     """Where public preset images are pulled from."""
 
 
-def _metadata(ws: Workspace) -> ObjectMeta:
-    return ObjectMeta(name=ws.name, namespace=ws.namespace, labels={WORKSPACE_LABEL: ws.name})
-
-
-def machine(ws: Workspace, name: str, disk: str) -> Machine:
-    """A request for one node of the workspace. *disk* is what the model needs, as a quantity."""
-    labels = {
-        **required_labels(ws.resource),
-        ACCELERATOR_LABEL: "nvidia",
-        PROVISIONER_NAME_LABEL: "default",
-        WORKSPACE_LABEL: ws.name,
-        WORKSPACE_NAMESPACE_LABEL: ws.namespace or "",
-    }
-
-    def one_of(key: str, value: str) -> Requirement:
-        return Requirement(key=key, operator="In", values=(value,))
-
-    return Machine(
-        metadata=ObjectMeta(name=name, labels=labels),
-        spec=MachineSpec(
-            machine_template_ref=MachineTemplateRef(name=name),
-            requirements=(
-                one_of(INSTANCE_TYPE_LABEL, ws.resource.instance_type),
-                one_of(PROVISIONER_NAME_LABEL, "default"),
-                one_of(MACHINE_TYPE_LABEL, "gpu"),
-                one_of("kubernetes.io/arch", "amd64"),
-                one_of("kubernetes.io/os", "linux"),
-            ),
-            taints=(Taint(key="sku", value="gpu", effect="NoSchedule"),),
-            resources=ResourceRequests(requests={"storage": disk}),
-        ),
-    )
-
-
-def service(ws: Workspace) -> Service:
-    """The workspace's address: port 80 for the server, 29500 for torch's rendezvous."""
-    balanced = ws.metadata.annotations.get(ENABLE_LB_ANNOTATION) == "True"
-    return Service(
-        metadata=_metadata(ws),
-        spec=ServiceSpec(
-            type="LoadBalancer" if balanced else "ClusterIP",
-            ports=(
-                ServicePort(name="http", port=80, target_port=PORT, protocol="TCP"),
-                ServicePort(name="torch", port=TORCH_PORT, target_port=TORCH_PORT, protocol="TCP"),
-            ),
-            selector={WORKSPACE_LABEL: ws.name},
-            publish_not_ready_addresses=True,
-        ),
-    )
-
-
-def inference_deployment(ws: Workspace, preset: Preset | None, sku: Sku | None, settings: Settings) -> Deployment:
-    """What serves the model: the preset's server, or the user's own template."""
+def inference_workload(
+    ws: Workspace, preset: Preset | None, sku: Sku | None, settings: Settings, revision: int
+) -> Deployment | StatefulSet:
+    """What serves the model: the preset's server, or the user's own template. *revision* is noted on it."""
     assert ws.inference is not None
-    template = (
-        _preset_template(ws, preset, sku, settings)
-        if preset is not None
-        else _user_template(ws, ws.inference.template or {})
+    metadata = ObjectMeta(
+        name=ws.name,
+        namespace=ws.namespace,
+        labels={WORKSPACE_LABEL: ws.name},
+        annotations={REVISION_ANNOTATION: str(revision)},
     )
+    selector = LabelSelector(match_labels={WORKSPACE_LABEL: ws.name})
+    if preset is None:
+        template = _user_template(ws, ws.inference.template or {})
+    else:
+        template = _preset_template(ws, preset, sku, settings)
+    if preset is not None and preset.distributed:
+        return StatefulSet(
+            metadata=metadata,
+            spec=StatefulSetSpec(
+                replicas=ws.resource.count,
+                selector=selector,
+                service_name=headless_name(ws),
+                # The processes wait for each other: one pod after the other would wait for ever.
+                pod_management_policy="Parallel",
+                template=template,
+            ),
+        )
     return Deployment(
-        metadata=_metadata(ws),
+        metadata=metadata,
         spec=DeploymentSpec(
             replicas=ws.resource.count,
-            selector=LabelSelector(match_labels={WORKSPACE_LABEL: ws.name}),
+            selector=selector,
             # GPUs are scarce: a new pod gets its node only when an old one has left it.
             strategy=DeploymentStrategy(
                 type="RollingUpdate", rolling_update=RollingUpdate(max_surge=0, max_unavailable=1)
@@ -186,37 +149,83 @@ def _preset_template(ws: Workspace, preset: Preset, sku: Sku | None, settings: S
     assert ws.inference is not None
     assert ws.inference.preset is not None
     options = ws.inference.preset.preset_options
-    gpus = str(sku.gpu_count if sku is not None else preset.gpu_count)
+    adapters = ws.inference.adapters or ()
+    mounts = [VolumeMount(name="dshm", mount_path="/dev/shm")]  # noqa: S108
+    volumes = [Volume(name="dshm", empty_dir={"medium": "Memory"})]
+    if adapters:
+        mounts.append(VolumeMount(name="adapter-volume", mount_path=_ADAPTERS))
+        volumes.append(Volume(name="adapter-volume", empty_dir={}))
+    per_node = preset.gpu_count // ws.resource.count if preset.distributed else preset.gpu_count
+    gpus = str(sku.gpu_count if sku is not None else max(per_node, 1))
     container = Container(
         name=ws.name,
         image=image_for(preset, settings.registry, options.image if options is not None else None),
-        command=serving_command(preset),
-        # Which model an image without weights stands for; images that hold their weights do not ask.
-        env=(EnvVar(name="KAITO_PRESET", value=preset.name),),
+        **_command(ws, preset),
+        env=(
+            # Which model an image without weights stands for; images that hold their weights do not ask.
+            EnvVar(name="KAITO_PRESET", value=preset.name),
+            *(EnvVar(name=_name(each), value=each.strength or "1.0") for each in adapters),
+        ),
         ports=(ContainerPort(name="http", container_port=PORT, protocol="TCP"),),
         resources=Resources(requests={GPU_RESOURCE: gpus}, limits={GPU_RESOURCE: gpus}),
         # Loading may take as long as the catalogue says; from then on a server that stops answering is restarted.
         startup_probe=_probe(_PROBE_PERIOD, -(-preset.readiness_timeout_seconds // _PROBE_PERIOD)),
         readiness_probe=_probe(10, 3),
         liveness_probe=_probe(10, 6),
-        volume_mounts=(VolumeMount(name="dshm", mount_path="/dev/shm"),),  # noqa: S108
-        security_context={"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        volume_mounts=tuple(mounts),
+        security_context=_CONFINED,
     )
-    secrets = options.image_pull_secrets if options is not None else None
-    spec: dict[str, Any] = (
-        {"image_pull_secrets": tuple(LocalReference(name=each) for each in secrets)} if secrets else {}
-    )
+    private = (options.image_pull_secrets if options is not None else None) or ()
+    secrets = dict.fromkeys((*private, *(name for each in adapters for name in _secrets(each))))
+    spec: dict[str, Any] = {
+        **({"init_containers": tuple(_adapter_container(each) for each in adapters)} if adapters else {}),
+        **({"image_pull_secrets": tuple(LocalReference(name=each) for each in secrets)} if secrets else {}),
+    }
     return PodTemplate(
         metadata=TemplateMeta(labels={WORKSPACE_LABEL: ws.name}),
         spec=PodSpec(
             containers=(container,),
-            volumes=(Volume(name="dshm", empty_dir={"medium": "Memory"}),),
+            volumes=tuple(volumes),
             affinity=_placement(ws),
             tolerations=_TOLERATIONS,
             automount_service_account_token=False,
             **spec,
         ),
     )
+
+
+_CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def _command(ws: Workspace, preset: Preset) -> dict[str, Any]:
+    if preset.runtime != "llama-2":
+        return {"command": serving_command(preset)}
+    if not preset.distributed:
+        return {"command": torchrun_command(preset), "working_dir": LLAMA_FOLDER}
+    command = torchrun_command(preset, nodes=ws.resource.count, rendezvous=rendezvous(ws))
+    return {"command": command, "working_dir": LLAMA_FOLDER}
+
+
+def _adapter_container(adapter: AdapterSpec) -> Container:
+    """Copies the files of one adapter to where the server looks for them, each in a folder of its name."""
+    assert adapter.source is not None
+    name = _name(adapter)
+    return Container(
+        name=name,
+        image=adapter.source.image or "",
+        image_pull_policy="Always",
+        command=("/bin/sh", "-c", _COPY_ADAPTER, "sh", f"{_ADAPTERS}/{name}"),
+        volume_mounts=(VolumeMount(name="adapter-volume", mount_path=_ADAPTERS),),
+        security_context=_CONFINED,
+    )
+
+
+def _name(adapter: AdapterSpec) -> str:
+    return (adapter.source.name if adapter.source is not None else None) or ""
+
+
+def _secrets(adapter: AdapterSpec) -> tuple[str, ...]:
+    return (adapter.source.image_pull_secrets if adapter.source is not None else None) or ()
 
 
 def _user_template(ws: Workspace, template: Mapping[str, Any]) -> PodTemplate:

@@ -10,7 +10,7 @@ GIB = 2**30
 AZURE = SkuTable.builtin()
 
 
-def a_preset(gpus: int, per_gpu: str, total: str) -> Preset:
+def a_preset(gpus: int, per_gpu: str, total: str, *, distributed: bool = False) -> Preset:
     return Preset(
         name="test",
         family="Test",
@@ -20,6 +20,8 @@ def a_preset(gpus: int, per_gpu: str, total: str) -> Preset:
         per_gpu_memory=per_gpu,
         total_gpu_memory=total,
         readiness_timeout_seconds=600,
+        distributed=distributed,
+        world_size=1 if distributed else None,
     )
 
 
@@ -58,15 +60,33 @@ def sku(name: str) -> Sku:
             (1, "15Gi", "15Gi"),
             (
                 "Insufficient per GPU memory: Instance type Standard_NC6 provides 12Gi per GPU, "
-                "but preset test requires at least 15Gi per GPU"
+                "but each replica of preset test requires at least 15Gi per GPU"
             ),
         ),
     ],
 )
 def test_golden_cases(instance_type: str, count: int, needs: tuple[int, str, str], problem: str) -> None:
     sizing = size(a_preset(*needs), sku(instance_type), count)
-    assert sizing.problems == ((problem,) if problem else ())
+    assert sizing.problems[:1] == ((problem,) if problem else ())
     assert sizing.ok == (not problem)
+
+
+def test_a_replica_holds_the_whole_model_however_many_there_are() -> None:
+    # Two replicas of a model of 15 GiB on machines of 12 GiB: neither would ever be ready.
+    sizing = size(a_preset(1, "0", "15Gi"), sku("Standard_NC6"), 2)
+    assert [c.rule for c in sizing.checks if not c.ok] == ["totalGPUMemory"]
+    assert "each replica of preset test requires at least 15Gi" in sizing.problems[0]
+
+
+@pytest.mark.parametrize(("count", "ok"), [(1, False), (2, True), (3, False), (4, True), (8, True), (16, False)])
+def test_a_distributed_model_is_spread_evenly(count: int, ok: bool) -> None:
+    preset = Catalogue.builtin().get("llama-2-70b-chat")
+    assert preset is not None
+    sizing = size(preset, sku("Standard_NC96ads_A100_v4"), count)
+    assert sizing.ok == ok
+    if count in (3, 16):
+        assert [c.rule for c in sizing.checks if not c.ok] == ["processes"]
+        assert f"cannot be spread evenly over {count} nodes" in sizing.problems[0]
 
 
 def test_total_memory_is_not_multiplied_by_the_number_of_gpus() -> None:
@@ -133,6 +153,7 @@ def test_the_quick_starts_instance_type_fits() -> None:
 
 gib = st.integers(0, 1200).map(lambda n: f"{n}Gi")
 presets = st.builds(a_preset, st.integers(1, 16), gib, gib)
+spread = st.builds(a_preset, st.integers(1, 16), gib, gib, distributed=st.just(True))
 skus = st.builds(
     lambda gpus, memory: Sku(name="x", cloud="azure", gpu_count=gpus, total_gpu_memory_gib=memory),
     st.integers(1, 16),
@@ -141,12 +162,14 @@ skus = st.builds(
 counts = st.integers(1, 64)
 
 
-@given(presets, skus, counts)
-def test_ok_exactly_when_all_three_inequalities_hold(preset: Preset, machine: Sku, count: int) -> None:
+@given(presets | spread, skus, counts)
+def test_ok_exactly_when_every_inequality_holds(preset: Preset, machine: Sku, count: int) -> None:
+    instances = count if preset.distributed else 1
     enough = (
-        count * machine.gpu_count >= preset.gpu_count
+        instances * machine.gpu_count >= preset.gpu_count
         and machine.total_gpu_memory_gib * GIB // machine.gpu_count >= preset.per_gpu_memory_bytes
-        and count * machine.total_gpu_memory_gib * GIB >= preset.total_gpu_memory_bytes
+        and instances * machine.total_gpu_memory_gib * GIB >= preset.total_gpu_memory_bytes
+        and (count == 1 or not preset.distributed)
     )
     sizing = size(preset, machine, count)
     assert sizing.ok == enough == (not sizing.problems)

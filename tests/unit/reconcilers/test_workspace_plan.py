@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kaito_api.apps import Deployment, DeploymentStatus
+from kaito_api.apps import Deployment, DeploymentStatus, StatefulSet
 from kaito_api.core import Node, Pod, Service
 from kaito_api.karpenter import Machine
 from kaito_api.meta import find_condition
@@ -148,45 +148,45 @@ def deployment(ready: int, *, generation: int = 1, observed: int = 1) -> Deploym
 
 def test_ready_means_that_every_replica_of_this_template_serves() -> None:
     nodes = [node("n1")]
-    assert "WorkspaceReady" not in status_of(plan(workspace(), nodes=nodes, deployment=deployment(0)))
+    assert "WorkspaceReady" not in status_of(plan(workspace(), nodes=nodes, workload=deployment(0)))
     stale = deployment(1, generation=2, observed=1)
-    assert "WorkspaceReady" not in status_of(plan(workspace(), nodes=nodes, deployment=stale))
-    made = plan(workspace(), nodes=nodes, deployment=deployment(1))
+    assert "WorkspaceReady" not in status_of(plan(workspace(), nodes=nodes, workload=stale))
+    made = plan(workspace(), nodes=nodes, workload=deployment(1))
     assert status_of(made)["InferenceReady"] == status_of(made)["WorkspaceReady"] == "True"
 
 
 def test_what_has_served_and_stops_says_so() -> None:
     nodes = [node("n1")]
-    served = workspace(status=plan(workspace(), nodes=nodes, deployment=deployment(1)).status.to_wire())
-    made = plan(served, nodes=nodes, deployment=deployment(0))
+    served = workspace(status=plan(workspace(), nodes=nodes, workload=deployment(1)).status.to_wire())
+    made = plan(served, nodes=nodes, workload=deployment(0))
     assert status_of(made)["InferenceReady"] == status_of(made)["WorkspaceReady"] == "False"
     assert status_of(made)["ResourceReady"] == "True"
 
 
 def served() -> Workspace:
-    return workspace(status=plan(workspace(), nodes=[node("n1")], deployment=deployment(1)).status.to_wire())
+    return workspace(status=plan(workspace(), nodes=[node("n1")], workload=deployment(1)).status.to_wire())
 
 
 def test_a_node_that_falls_silent_is_awaited_before_it_is_replaced() -> None:
     silent = node("n1", ready="Unknown", since=NOW - timedelta(seconds=100))
-    waiting = plan(served(), nodes=[silent], deployment=deployment(0))
+    waiting = plan(served(), nodes=[silent], workload=deployment(0))
     assert waiting.machines == ()
     assert waiting.look_again == 200
     assert {status_of(waiting)[kind] for kind in ("ResourceReady", "InferenceReady", "WorkspaceReady")} == {"False"}
     assert waiting.status.worker_nodes == ("n1",)
     gone = node("n1", ready="Unknown", since=NOW - timedelta(seconds=301))
-    replaced = plan(served(), nodes=[gone], deployment=deployment(0))
+    replaced = plan(served(), nodes=[gone], workload=deployment(0))
     assert len(replaced.machines) == 1
 
 
 def test_a_cordoned_node_is_kept_but_not_taken() -> None:
-    assert plan(served(), nodes=[node("n1", cordoned=True)], deployment=deployment(1)).machines == ()
+    assert plan(served(), nodes=[node("n1", cordoned=True)], workload=deployment(1)).machines == ()
     assert len(plan(workspace(), nodes=[node("n1", cordoned=True)]).machines) == 1
 
 
 def test_a_machine_that_is_not_needed_any_more_is_given_back_unless_it_has_a_node() -> None:
     booting, joined = machine("wsa"), machine("wsb", node_name="n2")
-    made = plan(served(), nodes=[node("n1")], machines=[booting, joined], deployment=deployment(1))
+    made = plan(served(), nodes=[node("n1")], machines=[booting, joined], workload=deployment(1))
     assert [each.name for each in made.surplus] == ["wsa"]
 
 
@@ -222,11 +222,11 @@ def test_a_refusal_of_the_cloud_is_shown_on_the_workspace() -> None:
 
 def test_a_converged_workspace_gives_the_same_plan_again() -> None:
     nodes, ready = [node("n1")], deployment(1)
-    first = plan(workspace(), nodes=nodes, deployment=ready)
+    first = plan(workspace(), nodes=nodes, workload=ready)
     later = workspace(status=first.status.to_wire())
     second = plan_workspace(
         later,
-        Observed(nodes=nodes, deployment=ready),
+        Observed(nodes=nodes, workload=ready),
         CATALOGUE,
         SKUS,
         Settings(),
@@ -280,7 +280,7 @@ def test_which_nodes_are_not_taken(unusable: Node) -> None:
 
 def test_a_service_that_is_somebody_elses_is_left_alone_and_named() -> None:
     foreign = Service.model_validate({"metadata": {"name": "ws", "namespace": "default", "uid": "x"}})
-    made = plan(workspace(), nodes=[node("n1")], service=foreign)
+    made = plan(workspace(), nodes=[node("n1")], services=[foreign])
     assert made.apply == ()
     assert made.machines == ()
     shown = find_condition(made.status.conditions, "WorkspaceReady")
@@ -381,3 +381,93 @@ def test_the_pod_goes_to_the_workspaces_own_nodes_or_to_nobodys() -> None:
         ("kaito.sh/workspacenamespace", "In", "default"),
     ]
     assert nobodys == [("apps", "In", "phi-3"), ("kaito.sh/workspace", "DoesNotExist")]
+
+
+def adapter(name: str, **more: Any) -> dict[str, Any]:
+    return {"source": {"name": name, "image": f"registry.example/{name}:1"}, **more}
+
+
+def test_an_adapters_files_are_copied_to_where_the_server_looks_for_them() -> None:
+    preset = {"name": "phi-3-mini-4k-instruct"}
+    secret = {"source": {"name": "b", "image": "registry.example/b:1", "imagePullSecrets": ["pull"]}, "strength": "0.5"}
+    ws = workspace(inference={"preset": preset, "adapters": [adapter("a"), secret]})
+    pod = plan(ws, nodes=[node("n1")]).apply[1].to_wire()["spec"]["template"]["spec"]
+    assert [each["name"] for each in pod["initContainers"]] == ["a", "b"]
+    copying = pod["initContainers"][0]
+    assert copying["image"] == "registry.example/a:1"
+    assert copying["command"][-1] == "/mnt/adapter/a"
+    assert "a" not in copying["command"][2].split(), "a name is an argument of the shell, and never part of its text"
+    [server] = pod["containers"]
+    assert {"name": "adapter-volume", "mountPath": "/mnt/adapter"} in server["volumeMounts"]
+    assert copying["volumeMounts"] == [{"name": "adapter-volume", "mountPath": "/mnt/adapter"}]
+    strengths = {each["name"]: each["value"] for each in server["env"]}
+    assert (strengths["a"], strengths["b"]) == ("1.0", "0.5")
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert {"name": "adapter-volume", "emptyDir": {}} in pod["volumes"]
+
+
+LLAMA = {
+    "inference": {
+        "preset": {
+            "name": "llama-2-70b-chat",
+            "accessMode": "private",
+            "presetOptions": {"image": "registry.example/llama:1"},
+        }
+    },
+    "resource": {"count": 2, "instanceType": "Standard_NC96ads_A100_v4"},
+}
+
+
+def test_a_distributed_model_is_a_stateful_set_whose_processes_meet_at_its_first_pod() -> None:
+    service, headless, workload = plan(workspace(**LLAMA), nodes=[node("n1"), node("n2")]).apply
+    assert (service.kind, headless.kind, workload.kind) == ("Service", "Service", "StatefulSet")
+    assert service.to_wire()["spec"]["selector"] == {
+        "kaito.sh/workspace": "ws",
+        "statefulset.kubernetes.io/pod-name": "ws-0",
+    }
+    assert headless.name == "ws-headless"
+    found = headless.to_wire()["spec"]
+    assert (found["clusterIP"], found["publishNotReadyAddresses"]) == ("None", True)
+    spec = workload.to_wire()["spec"]
+    assert (spec["replicas"], spec["serviceName"], spec["podManagementPolicy"]) == (2, "ws-headless", "Parallel")
+    [server] = spec["template"]["spec"]["containers"]
+    assert server["image"] == "registry.example/llama:1"
+    assert server["workingDir"] == "/workspace/llama/llama-2"
+    assert server["command"] == [
+        "torchrun",
+        "--max_restarts=3",
+        "--nnodes=2",
+        "--nproc_per_node=4",
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=ws-0.ws-headless.default.svc:29500",
+        "--rdzv_id=job",
+        "inference_api.py",
+        "--max_batch_size=8",
+        "--max_seq_len=512",
+    ]
+    assert server["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+
+
+def stateful_set(ready: int, **status: Any) -> StatefulSet:
+    raw = {
+        "metadata": {"name": "ws", "namespace": "default", "generation": 1, "ownerReferences": OWNER},
+        "spec": {"replicas": 2},
+        "status": {"observedGeneration": 1, "readyReplicas": ready, **status},
+    }
+    return StatefulSet.model_validate(raw)
+
+
+OWNER = [{"apiVersion": "kaito.sh/v1alpha1", "kind": "Workspace", "name": "ws", "uid": "u1", "controller": True}]
+
+
+def test_a_distributed_model_serves_when_all_of_its_pods_do() -> None:
+    nodes = [node("n1"), node("n2")]
+    same = {"currentRevision": "a", "updateRevision": "a"}
+    rolling = {"currentRevision": "a", "updateRevision": "b", "updatedReplicas": 1}
+
+    def shown(workload: StatefulSet) -> str | None:
+        return status_of(plan(workspace(**LLAMA), nodes=nodes, workload=workload)).get("WorkspaceReady")
+
+    assert shown(stateful_set(1, **same)) is None
+    assert shown(stateful_set(2, **rolling)) is None
+    assert shown(stateful_set(2, **same)) == "True"

@@ -19,6 +19,7 @@ _IMAGE = re.compile(
     r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?::\d+)?)/(?P<path>[^:@]+)"
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
+_ADAPTER = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _URL = re.compile(r"https?://[^/\s?#@]+(?:[/?#]\S*)?")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
 _QUALIFIED = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -70,8 +71,12 @@ def adapters(wanted: Iterable[AdapterSpec]) -> Iterator[Problem]:
         if not origin.name:
             yield Problem(f"{field}.source.name", "must be specified: the adapter is known by it")
         else:
-            if not _SUBDOMAIN.fullmatch(origin.name) or len(origin.name) > 63 or "." in origin.name:
-                yield Problem(f"{field}.source.name", f"{origin.name!r} is not a DNS label", "use a-z, 0-9 and -")
+            if not _ADAPTER.fullmatch(origin.name):
+                yield Problem(
+                    f"{field}.source.name",
+                    f"{origin.name!r} is not a DNS label that begins with a letter",
+                    "use at most 63 of a-z, 0-9 and -",
+                )
             if origin.name in names:
                 yield Problem(f"{field}.source.name", f"duplicate adapter source name {origin.name}")
             names.add(origin.name)
