@@ -38,6 +38,7 @@ from kaito_ctrl.runtime.errors import (
     LeaseLost,
     RetryAfter,
     TerminalError,
+    TooManyRequests,
     TransportError,
     leaf_errors,
 )
@@ -54,6 +55,9 @@ from kaito_ctrl.runtime.watch import Scope
 __all__ = ["Context", "Controller", "Result", "Worker"]
 
 R = TypeVar("R", bound=Resource)
+
+_PATIENCE = 60.0
+"""Seconds for which what usually passes by itself is a warning, and not yet an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +165,11 @@ class Controller(Generic[R]):
 
 @dataclass(slots=True)
 class _Failure:
-    """The last failure of a key, so that a repeated one is logged ever more rarely."""
+    """The last failure of a key, so that a repeated one is logged ever more rarely; ``since`` is that of the first of
+    the failures in a row, whatever they were."""
 
     text: str
+    since: float
     times: int = 0
 
 
@@ -334,7 +340,8 @@ class Worker(Generic[R]):
         return "success"
 
     def _failed(self, key: ObjectKey, priority: int, log: Any, error: Exception) -> str:
-        delay = self.queue.retry(key, priority=priority)
+        asked = max((leaf.retry_after or 0.0 for leaf in leaf_errors(error) if isinstance(leaf, ApiError)), default=0.0)
+        delay = self.queue.retry(key, priority=priority, least=self._spread(asked))
         self._report(key, log, error, delay=delay)
         if self.metrics is not None:
             self.metrics.errors.inc()
@@ -386,16 +393,24 @@ class Worker(Generic[R]):
         self, key: ObjectKey, log: Any, error: Exception, *, delay: float | None = None, final: bool = False
     ) -> None:
         text = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaf_errors(error))
+        now = self.clock.monotonic()
         failure = self._failures.get(key)
         if failure is None or failure.text != text:
-            failure = self._failures[key] = _Failure(text)
+            failure = self._failures[key] = _Failure(text, failure.since if failure is not None else now)
         failure.times += 1
         if failure.times & (failure.times - 1):
             return  # the same again: said once, then at each power of two
-        expected = isinstance(error, Conflict | TransportError) or (isinstance(error, ApiError) and error.code >= 500)
-        say = log.warning if expected and failure.times < 4 else log.error
+        expected = all(map(_passes, leaf_errors(error)))
+        say = log.warning if expected and now - failure.since < _PATIENCE else log.error
         more = {} if expected or final else {"exc_info": error}
         say("reconcile failed", error=text, retry_in=delay, times=failure.times, **more)
+
+
+def _passes(error: BaseException) -> bool:
+    """Whether it is of the kind that happens to everybody, and passes without anybody's help."""
+    if isinstance(error, ApiError):
+        return isinstance(error, Conflict | TooManyRequests) or error.code >= 500
+    return isinstance(error, TransportError)
 
 
 class _Drained(Exception):

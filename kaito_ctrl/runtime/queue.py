@@ -122,11 +122,11 @@ class Queue(Generic[K]):
             return
         self._put(key, priority, due, now)
 
-    def retry(self, key: K, *, priority: int = NORMAL) -> float:
-        """Hand out *key* again after its back-off, and return that delay in seconds."""
+    def retry(self, key: K, *, priority: int = NORMAL, least: float = 0.0) -> float:
+        """Hand out *key* again after its back-off, but not before *least*; return that delay in seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay = self._retry.delay(failures, self._rng)
+        delay = max(self._retry.delay(failures, self._rng), least)
         if self._metrics is not None:
             self._metrics.retried()
         self.add(key, after=delay, priority=priority)

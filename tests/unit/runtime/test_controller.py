@@ -6,8 +6,10 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
+import structlog
 from pydantic import field_validator
 
 from kaito_api.core import ConfigMap
@@ -18,6 +20,7 @@ from kaito_ctrl.runtime.codec import Header
 from kaito_ctrl.runtime.errors import ApiError, KubeError, NotCached, NotFound, TerminalError, TransportError
 from kaito_ctrl.runtime.queue import RetryPolicy
 from kaito_ctrl.runtime.transport import Request, Response, Transport
+from kaito_ctrl.testing import VirtualClock, run_virtual
 
 
 class Secretive(ConfigMap):
@@ -279,6 +282,58 @@ async def test_a_write_whose_answer_was_lost_is_looked_up_before_the_next_try(se
         await until(lambda: manager.cluster.cache.get(ConfigMap, "child", "default") is not None)
         await until(lambda: manager.workers[0].queue.idle and "error" in outcomes)
     assert controller.collisions == 0
+
+
+class Refusing:
+    """Answers writes with the statuses of a list, and carries the later ones out; says when each was asked for."""
+
+    def __init__(self, inner: Transport, *answers: Response) -> None:
+        self.inner = inner
+        self.answers = list(answers)
+        self.writes: list[float] = []
+
+    async def send(self, request: Request) -> Response:
+        if request.method == "GET":
+            return await self.inner.send(request)
+        self.writes.append(asyncio.get_running_loop().time())
+        return self.answers.pop(0) if self.answers else await self.inner.send(request)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+def refused_writes(*answers: Response, seconds: float) -> tuple[list[float], list[tuple[str, str]]]:
+    """When a controller tried to write its first child in *seconds* of virtual time, and what it said of failures."""
+
+    async def main() -> Refusing:
+        server = ApiServer(clock=VirtualClock(), rng=random.Random(7))
+        await Client(server.transport()).create(original(color="blue"))
+        refusing = Refusing(server.transport(), *answers)
+        async with running(refusing, Mirror()):
+            await asyncio.sleep(seconds)
+        await server.aclose()
+        return refusing
+
+    with structlog.testing.capture_logs() as logs:
+        refusing = run_virtual(main())
+    assert not refusing.answers
+    said = [(each["log_level"], each["error"].split(":")[0]) for each in logs if each["event"] == "reconcile failed"]
+    return refusing.writes, said
+
+
+def test_whoever_is_asked_to_come_back_later_does() -> None:
+    busy = Response.of(429, b'{"kind": "Status", "code": 429, "message": "too many requests"}', {"retry-after": "7"})
+    writes, said = refused_writes(busy, busy, seconds=60)
+    assert [later - earlier for earlier, later in pairwise(writes)] == [pytest.approx(7.35, abs=0.36)] * 2
+    assert said == [("warning", "TooManyRequests")] * 2
+
+
+def test_an_outage_is_no_error_until_it_has_lasted() -> None:
+    answers = [Response.of(503, b"") for _ in range(20)]
+    writes, said = refused_writes(*answers, seconds=3600)
+    assert [level for level, _ in said] == ["warning"] * 4 + ["error"]
+    # The fifth report is of the sixteenth failure.
+    assert writes[15] - writes[0] > 60 > writes[7] - writes[0]
 
 
 async def test_a_kind_that_was_not_declared_is_not_quietly_watched(server: ApiServer) -> None:

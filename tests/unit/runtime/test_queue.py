@@ -92,6 +92,11 @@ async def test_failures_double_the_delay_and_success_resets_it() -> None:
     assert queue.retry("a") == 1.0
 
 
+async def test_a_retry_can_be_asked_to_wait_longer_than_its_back_off_and_never_shorter() -> None:
+    queue = make(retry=RetryPolicy(base=1.0, cap=5.0, jitter=0.0))
+    assert [queue.retry("a", least=1.5) for _ in range(3)] == [1.5, 2.0, 4.0]
+
+
 async def test_cancelling_a_get_loses_no_key() -> None:
     queue = make()
     waiting = asyncio.ensure_future(queue.get())
