@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlencode
 
 import msgspec
 
@@ -23,14 +22,12 @@ from kaito_ctrl.devcluster.apiserver.patch import PatchError, json_patch
 from kaito_ctrl.devcluster.apiserver.requests import Call
 from kaito_ctrl.devcluster.apiserver.selectors import match_label_selector
 from kaito_ctrl.devcluster.apiserver.store import Key, Obj, Store
-from kaito_ctrl.devcluster.apiserver.webhook_client import WebhookClient, WebhookError
+from kaito_ctrl.devcluster.apiserver.webhook_client import WebhookCaller, WebhookError
 from kaito_ctrl.runtime.clock import UidSource
 
-__all__ = ["Admission", "Review", "ServiceResolver"]
+__all__ = ["Admission", "Review"]
 
 Operation = Literal["CREATE", "UPDATE", "DELETE", "CONNECT"]
-ServiceResolver = Callable[[str, str, int], str | None]
-"""Namespace, name and port of a service to the base URL it answers at, e.g. ``https://127.0.0.1:9443``."""
 
 
 @dataclass(slots=True)
@@ -49,14 +46,13 @@ class Review:
 class Admission:
     """Runs the configured webhooks over a write."""
 
-    def __init__(self, store: Store, uids: UidSource, client: WebhookClient) -> None:
+    def __init__(self, store: Store, uids: UidSource, webhooks: WebhookCaller) -> None:
         group = "admissionregistration.k8s.io"
         self._mutating = store.bucket(group, "mutatingwebhookconfigurations")
         self._validating = store.bucket(group, "validatingwebhookconfigurations")
         self._namespaces = store.bucket("", "namespaces")
         self._uids = uids
-        self._client = client
-        self.resolve: ServiceResolver | None = None
+        self._webhooks = webhooks
 
     async def mutate(self, review: Review) -> Obj:
         """The object after every mutating webhook that wants to see it. Raises what a webhook refuses with."""
@@ -136,14 +132,11 @@ class Admission:
             raise StatusError(400, "BadRequest", f'admission webhook "{name}" does not support dry run')
         request = self._request(review, obj, dry=dry)
         try:
-            url, server_name = self._address(webhook.get("clientConfig") or {}, timeout)
-            response = await self._client.post(
-                url,
-                {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request},
-                ca_bundle=(webhook.get("clientConfig") or {}).get("caBundle") or "",
-                server_name=server_name,
-                timeout=timeout,
-            )
+            body = {"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request}
+            answer = await self._webhooks.call(webhook.get("clientConfig") or {}, body, timeout=timeout)
+            response = answer.get("response")
+            if not isinstance(response, dict):
+                raise WebhookError("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got none")
             if response.get("uid") != request["uid"]:
                 raise WebhookError(f'expected response.uid="{request["uid"]}", got "{response.get("uid")}"')
         except WebhookError as error:
@@ -154,21 +147,6 @@ class Admission:
         if not response.get("allowed"):
             raise _refusal(name, response.get("status") or response.get("result") or {})
         return response
-
-    def _address(self, config: Mapping[str, Any], timeout: int) -> tuple[str, str]:
-        query = urlencode({"timeout": f"{timeout}s"})
-        if config.get("url"):
-            return f"{config['url']}{'&' if '?' in config['url'] else '?'}{query}", ""
-        service = config.get("service")
-        if not service:
-            raise WebhookError("webhook has neither a url nor a service")
-        namespace, name, port = service["namespace"], service["name"], service.get("port", 443)
-        base = self.resolve(namespace, name, port) if self.resolve is not None else None
-        path = service.get("path") or "/"
-        host = f"{name}.{namespace}.svc"
-        if base is None:
-            raise WebhookError(f'Post "https://{host}:{port}{path}?{query}": service "{name}" not found')
-        return f"{base.rstrip('/')}{path}?{query}", host
 
     def _request(self, review: Review, obj: Obj | None, *, dry: bool) -> Obj:
         resource = review.resource

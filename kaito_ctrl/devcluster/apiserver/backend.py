@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,10 @@ from kaito_ctrl.devcluster.apiserver.rbac import GROUP as RBAC_GROUP
 from kaito_ctrl.devcluster.apiserver.requests import Call
 from kaito_ctrl.devcluster.apiserver.schema import OBJECT_META
 from kaito_ctrl.devcluster.apiserver.store import Bucket, Obj, Store, Stored, encode
+from kaito_ctrl.devcluster.apiserver.webhook_client import WebhookCaller
 from kaito_ctrl.runtime.clock import Clock
 
-__all__ = ["Backend", "read_object", "refuse_if_terminating", "view"]
+__all__ = ["Backend", "prepare_views", "read_object", "refuse_if_terminating", "to_store", "view"]
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class Backend:
     env: Environment
     admission: Admission
     access: Access
+    webhooks: WebhookCaller
     closing: bool = False
     watches: int = field(default=0)
     """How many watches are open now."""
@@ -56,13 +58,33 @@ class Backend:
 
 def view(resource: Resource, stored: Stored) -> tuple[Obj, bytes]:
     """*stored* as *resource*'s version shows it, and its JSON; both made once."""
-    if not resource.converts:
+    if not resource.converts or (resource.conversion is not None and stored.obj["apiVersion"] == resource.api_version):
         return stored.obj, stored.raw
-    found = stored.views.get(resource.api_version)
+    found = stored.views.get(resource)
     if found is None:
+        assert resource.conversion is None, "prepare_views comes first"
         obj = resource.served(stored.obj)
-        found = stored.views[resource.api_version] = (obj, encode(obj))
+        found = stored.views[resource] = (obj, encode(obj))
     return found
+
+
+async def prepare_views(resource: Resource, objects: Iterable[Stored]) -> None:
+    """Let :func:`view` show *objects*: converting them may take a webhook. Raises what that fails with."""
+    if resource.conversion is None:
+        return
+    missing = [one for one in objects if one.obj["apiVersion"] != resource.api_version and resource not in one.views]
+    if not missing:
+        return
+    converted = await resource.conversion.convert([one.obj for one in missing], resource.version)
+    for one, obj in zip(missing, converted, strict=True):
+        one.views[resource] = (obj, encode(obj))
+
+
+async def to_store(resource: Resource, obj: Obj) -> Obj:
+    """*obj* as it is stored. Raises what its conversion fails with."""
+    if resource.conversion is not None and resource.version != resource.storage_version:
+        return (await resource.conversion.convert([obj], resource.storage_version))[0]
+    return resource.stored(obj)
 
 
 def _report(call: Call, resource: Resource, problems: list[str]) -> None:

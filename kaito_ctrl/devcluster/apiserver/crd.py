@@ -12,6 +12,8 @@ from typing import Any
 
 from kaito_api.meta import rfc3339
 from kaito_ctrl.devcluster.apiserver import cel_rules
+from kaito_ctrl.devcluster.apiserver.conversion import Conversion
+from kaito_ctrl.devcluster.apiserver.crd_conversion import conversion_errors, stored_version_errors
 from kaito_ctrl.devcluster.apiserver.errors import FieldError
 from kaito_ctrl.devcluster.apiserver.jsonpath import JSONPathError, compile_path
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Resource, Scale, Strategy, metadata_fields
@@ -21,7 +23,7 @@ from kaito_ctrl.devcluster.apiserver.store import Obj
 from kaito_ctrl.devcluster.apiserver.structural import compile_pattern, fill_defaults, prune, validate
 from kaito_ctrl.devcluster.apiserver.table import CustomPrinter
 
-__all__ = ["CLEANUP", "CrdStrategy", "CustomStrategy", "CustomVersion", "build_resources"]
+__all__ = ["CLEANUP", "CrdStrategy", "CustomStrategy", "CustomVersion", "build_resources", "compile_versions"]
 
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _TYPES = ("array", "boolean", "integer", "number", "object", "string")
@@ -89,7 +91,14 @@ def _dotted(path: str) -> str:
     return path if path.startswith(".") else "." + path
 
 
-def build_resources(crd: Mapping[str, Any]) -> Iterator[Resource]:
+def compile_versions(spec: Mapping[str, Any]) -> dict[str, CustomVersion]:
+    """Every version of a definition, served or not."""
+    return {declared["name"]: CustomVersion(declared) for declared in spec["versions"]}
+
+
+def build_resources(
+    crd: Mapping[str, Any], versions: Mapping[str, CustomVersion], conversion: Conversion
+) -> Iterator[Resource]:
     """One resource per served version of *crd*, which has been defaulted and validated."""
     spec = crd["spec"]
     names = crd["status"]["acceptedNames"]
@@ -97,7 +106,7 @@ def build_resources(crd: Mapping[str, Any]) -> Iterator[Resource]:
     for declared in spec["versions"]:
         if not declared.get("served"):
             continue
-        compiled = CustomVersion(declared)
+        compiled = versions[declared["name"]]
         subresources = declared.get("subresources") or {}
         scale = subresources.get("scale")
         status = subresources.get("status") is not None
@@ -126,6 +135,7 @@ def build_resources(crd: Mapping[str, Any]) -> Iterator[Resource]:
             fields=_field_reader(selectable),
             selectable=frozenset(selectable),
             storage_version=storage_version,
+            conversion=conversion if len(versions) > 1 else None,
             custom=compiled,
             deprecated_warning=warning,
         )
@@ -157,6 +167,9 @@ class CrdStrategy(Strategy):
         names["singular"] = names.get("singular") or kind.lower()
         names["listKind"] = names.get("listKind") or (f"{kind}List" if kind else "")
         spec.setdefault("conversion", {"strategy": "None"})
+        service = ((spec["conversion"].get("webhook") or {}).get("clientConfig") or {}).get("service")
+        if service is not None:
+            service.setdefault("port", 443)
 
     def prepare_create(self, obj: Obj, env: Environment) -> None:
         obj["status"] = {}
@@ -249,6 +262,8 @@ class CrdStrategy(Strategy):
                 for text in is_dns1035(value.lower()):
                     yield FieldError.invalid(f"spec.names.{key}", value, text)
         yield from self._versions(spec)
+        yield from conversion_errors(spec["conversion"])
+        yield from stored_version_errors(obj["status"].get("storedVersions") or (), spec.get("versions") or ())
 
     def _versions(self, spec: Obj) -> Iterator[FieldError]:
         versions = spec.get("versions") or []

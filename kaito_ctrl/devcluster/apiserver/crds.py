@@ -6,10 +6,10 @@ Runs inside the commit: once the answer to a create is on its way, the new kind 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from kaito_ctrl.devcluster.apiserver.backend import Backend
-from kaito_ctrl.devcluster.apiserver.crd import CLEANUP, CustomVersion, build_resources
+from kaito_ctrl.devcluster.apiserver.conversion import Conversion
+from kaito_ctrl.devcluster.apiserver.crd import CLEANUP, CustomVersion, build_resources, compile_versions
 from kaito_ctrl.devcluster.apiserver.decode import copy_json
 from kaito_ctrl.devcluster.apiserver.store import Bucket, Change, Obj, Stored, encode
 
@@ -52,32 +52,20 @@ class CrdServing:
         before = change.before.obj if change.before is not None else {}
         if established and (before.get("spec") != spec or before.get("status") != status):
             registry.remove(group, plural)
-            for resource in build_resources(change.now.obj):
+            versions = compile_versions(spec)
+            conversion = Conversion(spec, versions, self._backend.webhooks, self._backend.env.uids)
+            for resource in build_resources(change.now.obj, versions, conversion):
                 registry.add(resource)
             bucket = self._backend.store.bucket(group, plural)
-            self._rewrite(bucket, spec)
-            self._default(bucket)
+            self._default(bucket, versions)
             bucket.wake()
 
-    def _rewrite(self, bucket: Bucket, spec: Mapping[str, Any]) -> None:
-        """Objects stored in another version than the new storage version are shown in that one from now on."""
-        version = next(v["name"] for v in spec["versions"] if v.get("storage"))
-        api_version = f"{spec['group']}/{version}"
+    def _default(self, bucket: Bucket, versions: Mapping[str, CustomVersion]) -> None:
+        """What is stored is shown with the defaults of now, those of the version it is in, and is not written anew."""
         for key, stored in list(bucket.items.items()):
-            if stored.obj["apiVersion"] != api_version:
-                obj = {**stored.obj, "apiVersion": api_version}
-                bucket.items[key] = Stored(key, obj, stored.rv, encode(obj))
-            else:
-                stored.views.clear()
-
-    def _default(self, bucket: Bucket) -> None:
-        """What is stored is shown with the defaults of now, without a new version of it."""
-        resource = self._backend.registry.of_storage(bucket.group, bucket.plural)
-        if resource is None or not isinstance(resource.custom, CustomVersion):
-            return
-        for key, stored in list(bucket.items.items()):
+            stored.views.clear()
             obj = copy_json(stored.obj)
-            resource.custom.default(obj)
+            versions[obj["apiVersion"].rpartition("/")[2]].default(obj)
             if obj != stored.obj:
                 bucket.items[key] = Stored(key, obj, stored.rv, encode(obj))
 

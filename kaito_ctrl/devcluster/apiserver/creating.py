@@ -10,6 +10,7 @@ from kaito_ctrl.devcluster.apiserver.backend import (
     check_identity,
     read_object,
     refuse_if_terminating,
+    to_store,
 )
 from kaito_ctrl.devcluster.apiserver.builtin_services import ServiceStrategy
 from kaito_ctrl.devcluster.apiserver.decode import parse_body
@@ -93,6 +94,7 @@ async def _create_once(
         fields if fields is not None else ssa.track(None, obj, resource.schema, writer, backend.clock.now(), skip)
     )
     await backend.admission.validate(Review("CREATE", resource, key, call, new=obj))
+    stored = await to_store(resource, obj)
     if key in bucket.items:
         raise already_exists(resource.group, resource.plural, metadata["name"])
     if isinstance(strategy, ServiceStrategy):
@@ -101,12 +103,12 @@ async def _create_once(
             raise invalid(resource.group, resource.kind, metadata["name"], errors)
         if call.dry_run:
             strategy.released(obj, backend.env)
+        stored = resource.stored(obj)
     if call.dry_run:
-        return unstored(resource, key, obj)
-    return backend.store.put(bucket, key, resource.stored(obj))
+        return unstored(key, stored)
+    return backend.store.put(bucket, key, stored)
 
 
-def unstored(resource: Resource, key: tuple[str, str], obj: Obj) -> Stored:
+def unstored(key: tuple[str, str], obj: Obj) -> Stored:
     """What a dry run answers with: an object that was never committed."""
-    stored = resource.stored(obj)
-    return Stored(key, stored, 0, encode(stored))
+    return Stored(key, obj, 0, encode(obj))

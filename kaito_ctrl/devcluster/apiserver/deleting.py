@@ -9,7 +9,7 @@ from typing import Any
 
 from kaito_api.meta import rfc3339
 from kaito_ctrl.devcluster.apiserver.admission import Review
-from kaito_ctrl.devcluster.apiserver.backend import Backend, view
+from kaito_ctrl.devcluster.apiserver.backend import Backend, prepare_views, view
 from kaito_ctrl.devcluster.apiserver.decode import DecodeError, decode_typed, not_handled, parse_body
 from kaito_ctrl.devcluster.apiserver.errors import FieldError, conflict, forbidden, invalid, not_found
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
@@ -81,6 +81,7 @@ async def delete(
         _check_preconditions(resource, name, current, options)
         if resource.storage == ("", "namespaces") and name in _PROTECTED_NAMESPACES:
             raise forbidden("", "namespaces", name, "this namespace may not be deleted")
+        await prepare_views(resource, [current])
         live, _raw = view(resource, current)
         await backend.admission.validate(Review("DELETE", resource, key, call, old=live))
         if bucket.items.get(key) is current:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kaito_ctrl.devcluster.apiserver.conversion import Conversion
 from kaito_ctrl.devcluster.apiserver.errors import FieldError
 from kaito_ctrl.devcluster.apiserver.meta import is_dns1123_subdomain
 from kaito_ctrl.devcluster.apiserver.schema import ANY, Schema
@@ -177,6 +178,8 @@ class Resource:
     storage_version: str = ""
     to_storage: Convert | None = None
     from_storage: Convert | None = None
+    conversion: Conversion | None = None
+    """How its objects get from the version they are stored in to this one; ``None``: there is only one."""
     custom: Any = None
     """The compiled version of a CustomResourceDefinition, for those that come from one."""
     virtual: bool = False
@@ -202,25 +205,16 @@ class Resource:
 
     @property
     def converts(self) -> bool:
-        """Whether stored objects look different when served under this version."""
-        return self.from_storage is not None or self.version != self.storage_version
+        """Whether stored objects may look different when served under this version."""
+        return self.from_storage is not None or self.conversion is not None
 
     def served(self, obj: Obj) -> Obj:
         """*obj* from the store, as this version shows it."""
-        if self.from_storage is not None:
-            return self.from_storage(obj)
-        if self.version != self.storage_version:
-            return {**obj, "apiVersion": self.api_version}
-        return obj
+        return self.from_storage(obj) if self.from_storage is not None else obj
 
     def stored(self, obj: Obj) -> Obj:
         """*obj* of this version, as the store keeps it."""
-        if self.to_storage is not None:
-            return self.to_storage(obj)
-        if self.version != self.storage_version:
-            group = self.group
-            return {**obj, "apiVersion": f"{group}/{self.storage_version}" if group else self.storage_version}
-        return obj
+        return self.to_storage(obj) if self.to_storage is not None else obj
 
     def key(self, namespace: str, name: str) -> Key:
         return (namespace if self.namespaced else "", name)
@@ -238,7 +232,8 @@ class Registry:
     def add(self, resource: Resource) -> None:
         self._by_path[resource.group, resource.version, resource.plural] = resource
         self._by_kind[resource.api_version, resource.kind] = resource
-        if not resource.virtual and not resource.converts:
+        stored_so = resource.from_storage is None and resource.version == resource.storage_version
+        if not resource.virtual and (stored_so or resource.storage not in self._by_storage):
             self._by_storage[resource.storage] = resource
         self.revision += 1
 
@@ -254,11 +249,11 @@ class Registry:
         return self._by_path.get((group, version, plural))
 
     def stored(self) -> Iterator[Resource]:
-        """One resource per bucket: the one in its storage version."""
+        """One resource per bucket: the one in its storage version, if that is served."""
         yield from list(self._by_storage.values())
 
     def of_storage(self, group: str, plural: str) -> Resource | None:
-        """The resource that shows a bucket in its storage version."""
+        """The resource that shows a bucket in its storage version, or in another if that one is not served."""
         return self._by_storage.get((group, plural))
 
     def of_kind(self, api_version: str, kind: str) -> Resource | None:

@@ -16,6 +16,7 @@ __all__ = [
     "label_value_errors",
     "path_segment_errors",
     "qualified_name_errors",
+    "validate_annotations",
     "validate_labels",
     "validate_meta",
     "validate_meta_update",
@@ -108,6 +109,14 @@ def validate_labels(labels: Mapping[str, Any], path: str) -> Iterator[FieldError
             yield FieldError.invalid(path, value, text)
 
 
+def validate_annotations(annotations: Mapping[str, Any], path: str) -> Iterator[FieldError]:
+    for key in annotations:
+        for text in qualified_name_errors(key.lower()):
+            yield FieldError.invalid(path, key, text)
+    if sum(len(key) + len(value) for key, value in annotations.items()) > ANNOTATIONS_LIMIT:
+        yield FieldError.too_long(path, ANNOTATIONS_LIMIT)
+
+
 def validate_meta(metadata: Obj, name_errors: Any, *, namespaced: bool) -> Iterator[FieldError]:
     """Everything that can be wrong with ``metadata`` alone. *name_errors* tells what is wrong with a name."""
     name = metadata.get("name") or ""
@@ -131,12 +140,7 @@ def validate_meta(metadata: Obj, name_errors: Any, *, namespaced: bool) -> Itera
     elif namespace:
         yield FieldError.forbidden("metadata.namespace", "not allowed on this type")
     yield from validate_labels(metadata.get("labels") or {}, "metadata.labels")
-    annotations = metadata.get("annotations") or {}
-    for key in annotations:
-        for text in qualified_name_errors(key.lower()):
-            yield FieldError.invalid("metadata.annotations", key, text)
-    if sum(len(key) + len(value) for key, value in annotations.items()) > ANNOTATIONS_LIMIT:
-        yield FieldError.too_long("metadata.annotations", ANNOTATIONS_LIMIT)
+    yield from validate_annotations(metadata.get("annotations") or {}, "metadata.annotations")
     yield from _owners(metadata.get("ownerReferences") or ())
     for index, finalizer in enumerate(metadata.get("finalizers") or ()):
         for text in qualified_name_errors(finalizer):

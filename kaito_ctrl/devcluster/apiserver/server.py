@@ -13,8 +13,8 @@ import yaml
 from kaito_ctrl.devcluster.apiserver import creating, deleting, patching, reviews, subresources, updating
 from kaito_ctrl.devcluster.apiserver.access import Access, attributes_of
 from kaito_ctrl.devcluster.apiserver.addresses import ServiceAddresses
-from kaito_ctrl.devcluster.apiserver.admission import Admission, Review, ServiceResolver
-from kaito_ctrl.devcluster.apiserver.backend import Backend, view
+from kaito_ctrl.devcluster.apiserver.admission import Admission, Review
+from kaito_ctrl.devcluster.apiserver.backend import Backend, prepare_views, view
 from kaito_ctrl.devcluster.apiserver.bootstrap import bootstrap
 from kaito_ctrl.devcluster.apiserver.builtin import register_builtins
 from kaito_ctrl.devcluster.apiserver.crds import CrdServing
@@ -38,7 +38,12 @@ from kaito_ctrl.devcluster.apiserver.store import Obj, Store, Stored, encode
 from kaito_ctrl.devcluster.apiserver.table import partial, table
 from kaito_ctrl.devcluster.apiserver.tokens import Tokens
 from kaito_ctrl.devcluster.apiserver.watching import WatchOptions, watch
-from kaito_ctrl.devcluster.apiserver.webhook_client import HttpsWebhookClient, WebhookClient
+from kaito_ctrl.devcluster.apiserver.webhook_client import (
+    HttpsWebhookClient,
+    ServiceResolver,
+    WebhookCaller,
+    WebhookClient,
+)
 from kaito_ctrl.runtime.clock import Clock, SystemClock, system_random, uid_source
 from kaito_ctrl.runtime.errors import TransportError
 from kaito_ctrl.runtime.transport import Request, Response, Transport
@@ -81,11 +86,11 @@ class ApiServer:
             store,
             ServiceAddresses(service_cidr, rng),
         )
-        self._webhooks = webhooks if webhooks is not None else HttpsWebhookClient()
+        caller = WebhookCaller(webhooks if webhooks is not None else HttpsWebhookClient())
         self.tokens = Tokens(store, environment.clock, environment.uids)
         access = Access(self.tokens, Rbac(store) if rbac else Authorizer(), anonymous=rbac)
-        admission = Admission(store, environment.uids, self._webhooks)
-        self.backend = Backend(store, registry, environment, admission, access)
+        admission = Admission(store, environment.uids, caller)
+        self.backend = Backend(store, registry, environment, admission, access, caller)
         register_builtins(registry)
         CrdServing(self.backend).start()
         self._discovery = Discovery(registry)
@@ -111,7 +116,7 @@ class ApiServer:
 
     def resolve_service(self, resolver: ServiceResolver) -> None:
         """How webhooks that are configured by service are reached."""
-        self.backend.admission.resolve = resolver
+        self.backend.webhooks.resolve = resolver
 
     def compact(self, rv: int | None = None) -> None:
         """Forget history up to *rv* (default: all of it): older watches and continue tokens expire."""
@@ -126,7 +131,7 @@ class ApiServer:
             bucket.wake()
         for callback in self.backend.on_close:
             callback()
-        await self._webhooks.aclose()
+        await self.backend.webhooks.aclose()
         await self._relay.aclose()
 
     async def handle(self, request: Request, *, user: User | None = None) -> Response:
@@ -188,13 +193,13 @@ class ApiServer:
                 return self._watch(call, resource)
             case "GET":
                 self._check_version(call)
-                return self._object(call, resource, backend.require(resource, target.namespace, name))
+                return await self._object(call, resource, backend.require(resource, target.namespace, name))
             case "PUT":
                 stored, created = await updating.replace(backend, call, resource, name, "")
-                return self._object(call, resource, stored, 201 if created else 200)
+                return await self._object(call, resource, stored, 201 if created else 200)
             case "PATCH":
                 stored, created = await patching.patch(backend, call, resource, name, "")
-                return self._object(call, resource, stored, 201 if created else 200)
+                return await self._object(call, resource, stored, 201 if created else 200)
             case "DELETE":
                 return await self._delete(call, resource)
             case _:
@@ -212,11 +217,11 @@ class ApiServer:
             case "GET" if target.watch or call.query.flag("watch"):
                 return self._watch(call, resource)
             case "GET":
-                return self._list(call, resource)
+                return await self._list(call, resource)
             case "POST":
                 if resource.namespaced and not target.namespace:
                     raise method_not_allowed()
-                return self._object(call, resource, await creating.create(backend, call, resource), 201)
+                return await self._object(call, resource, await creating.create(backend, call, resource), 201)
             case "DELETE" if "deletecollection" in resource.verbs:
                 return await self._delete_collection(call, resource)
             case _:
@@ -227,14 +232,14 @@ class ApiServer:
         match target.subresource:
             case "status" if resource.status:
                 if call.method == "GET":
-                    return self._object(call, resource, backend.require(resource, target.namespace, name))
+                    return await self._object(call, resource, backend.require(resource, target.namespace, name))
                 if call.method == "PUT":
                     stored, _ = await updating.replace(backend, call, resource, name, "status")
                 elif call.method == "PATCH":
                     stored, _ = await patching.patch(backend, call, resource, name, "status")
                 else:
                     raise method_not_allowed()
-                return self._object(call, resource, stored)
+                return await self._object(call, resource, stored)
             case "scale" if resource.scale is not None:
                 return Response.of(200, encode(await subresources.scale(backend, call, resource, name)))
             case "log" if "log" in resource.subresources and call.method == "GET":
@@ -248,7 +253,7 @@ class ApiServer:
             case "token" if "token" in resource.subresources and call.method == "POST":
                 return Response.of(201, encode(subresources.create_token(backend, call, resource, name)))
             case "finalize" if "finalize" in resource.subresources and call.method == "PUT":
-                return self._object(call, resource, await subresources.finalize(backend, call, resource, name))
+                return await self._object(call, resource, await subresources.finalize(backend, call, resource, name))
             case _:
                 raise page_not_found()
 
@@ -258,7 +263,8 @@ class ApiServer:
         if text and (wanted := parse_rv(text)) > self.store.rv:
             raise too_large_resource_version(wanted, self.store.rv)
 
-    def _object(self, call: Call, resource: Resource, stored: Stored, code: int = 200) -> Response:
+    async def _object(self, call: Call, resource: Resource, stored: Stored, code: int = 200) -> Response:
+        await prepare_views(resource, [stored])
         obj, raw = view(resource, stored)
         accept = call.accept
         if accept.yaml:
@@ -286,8 +292,9 @@ class ApiServer:
             "items": [partial(obj, accept.version) for obj in items],
         }
 
-    def _list(self, call: Call, resource: Resource) -> Response:
+    async def _list(self, call: Call, resource: Resource) -> Response:
         page = list_page(self.backend, call, resource, Filter.of(call, resource))
+        await prepare_views(resource, page.items)
         metadata: Obj = {"resourceVersion": str(page.rv)}
         if page.token:
             metadata["continue"] = page.token
@@ -319,7 +326,7 @@ class ApiServer:
         if gone and resource.storage not in {("", "pods"), ("", "services")}:
             done = success(name=target.name, group=resource.group, kind=resource.plural, uid=stored.uid)
             return Response.of(200, encode(done))
-        return self._object(call, resource, stored)
+        return await self._object(call, resource, stored)
 
     async def _delete_collection(self, call: Call, resource: Resource) -> Response:
         options = deleting.read_delete_options(call)
@@ -333,7 +340,8 @@ class ApiServer:
                 if error.code != 404:
                     raise
                 continue
-            deleted.append(view(resource, last)[0])
+            deleted.append(last)
+        await prepare_views(resource, deleted)
         return Response.of(
             200,
             encode(
@@ -341,7 +349,7 @@ class ApiServer:
                     "kind": resource.list_kind,
                     "apiVersion": resource.api_version,
                     "metadata": {"resourceVersion": str(self.store.rv)},
-                    "items": deleted,
+                    "items": [view(resource, last)[0] for last in deleted],
                 }
             ),
         )

@@ -34,8 +34,8 @@ class Stored:
     obj: Obj
     rv: int
     raw: bytes
-    views: dict[str, tuple[Obj, bytes]] = field(default_factory=dict)
-    """The same object in other API versions, made when first asked for."""
+    views: dict[object, tuple[Obj, bytes]] = field(default_factory=dict)
+    """The same object as other resources show it, made when first asked for."""
 
     @property
     def uid(self) -> str:

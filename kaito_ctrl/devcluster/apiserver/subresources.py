@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kaito_ctrl.devcluster.apiserver import apply as ssa
-from kaito_ctrl.devcluster.apiserver.backend import Backend, view
+from kaito_ctrl.devcluster.apiserver.backend import Backend, prepare_views, view
 from kaito_ctrl.devcluster.apiserver.cells import selector_text
 from kaito_ctrl.devcluster.apiserver.decode import DecodeError, decode_typed, not_handled, parse_body
 from kaito_ctrl.devcluster.apiserver.deleting import DeleteOptions, delete
@@ -91,11 +91,13 @@ async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> 
     assert paths is not None
     namespace = call.target.namespace
     stored = backend.require(resource, namespace, name)
+    await prepare_views(resource, [stored])
+    shown, _raw = view(resource, stored)
+    current = _scale_of(resource, paths, shown)
     if call.method == "GET":
-        if resource.custom is not None and _get(stored.obj, paths.spec_path) is None:
+        if resource.custom is not None and _get(shown, paths.spec_path) is None:
             raise internal(f'the spec replicas field "{paths.spec_path}" does not exist')
-        return _scale_of(resource, paths, view(resource, stored)[0])
-    current = _scale_of(resource, paths, view(resource, stored)[0])
+        return current
     media = call.content_type.split(";")[0].strip()
     value = parse_body(call.body, media)
     if call.method == "PUT":
@@ -123,6 +125,7 @@ async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> 
 
     writer = ssa.Writer(call.field_manager, "Update", resource.api_version, "scale")
     written = await write(backend, call, resource, name, put_with(change), writer)
+    await prepare_views(resource, [written])
     return _scale_of(resource, paths, view(resource, written)[0])
 
 

@@ -15,7 +15,9 @@ from kaito_ctrl.devcluster.apiserver.backend import (
     Backend,
     check_grant,
     check_identity,
+    prepare_views,
     read_object,
+    to_store,
     too_many_tries,
     view,
 )
@@ -82,15 +84,17 @@ async def write(
         current = bucket.items.get(key)
         if current is None:
             raise not_found(resource.group, resource.plural, name)
+        await prepare_views(resource, [current])
         live, _raw = view(resource, current)
         new = compute(live)
         insisted = _check_versions(resource, name, new, live)
         new = await _prepare(backend, call, resource, new, live, writer, tracked=tracked, finalize=finalize)
+        stored = await to_store(resource, new)
         if bucket.items.get(key) is not current:
             if insisted:
                 raise conflict(resource.group, resource.plural, name)
             continue
-        return _commit(backend, call, resource, bucket, current, new, live)
+        return _commit(backend, call, resource, bucket, current, new, live, stored)
     raise too_many_tries(resource, name)
 
 
@@ -200,8 +204,16 @@ def _validate(resource: Resource, new: Obj, live: Obj) -> list[FieldError]:
 
 
 def _commit(
-    backend: Backend, call: Call, resource: Resource, bucket: Bucket, current: Stored, new: Obj, live: Obj
+    backend: Backend,
+    call: Call,
+    resource: Resource,
+    bucket: Bucket,
+    current: Stored,
+    new: Obj,
+    live: Obj,
+    converted: Obj,
 ) -> Stored:
+    """Store *new*, which is *converted* in the version of the store."""
     strategy = resource.strategy
     if isinstance(strategy, ServiceStrategy):
         # Last, because an address that was taken for a write that then fails would be lost.
@@ -213,17 +225,15 @@ def _commit(
             strategy.released(new, backend.env)
         elif not call.dry_run and kept and not new["spec"].get("clusterIP"):
             strategy.released(live, backend.env)
+        converted = resource.stored(new)
     if call.dry_run:
-        return unstored(resource, current.key, new)
+        return unstored(current.key, converted)
+    converted = {**converted, "metadata": dict(converted["metadata"])}
     if is_gone(resource, new):
-        return drop(backend, resource, bucket, current, new)
-    if _same(new, live):
+        return drop(backend, resource, bucket, current, converted)
+    if new == live and converted["apiVersion"] == current.obj["apiVersion"]:
         return current  # nothing changed: no new version, no event
-    return backend.store.put(bucket, current.key, resource.stored({**new, "metadata": dict(new["metadata"])}))
-
-
-def _same(new: Obj, live: Obj) -> bool:
-    return new == live
+    return backend.store.put(bucket, current.key, converted)
 
 
 def is_gone(resource: Resource, obj: Obj) -> bool:
@@ -237,12 +247,8 @@ def is_gone(resource: Resource, obj: Obj) -> bool:
 
 
 def drop(backend: Backend, resource: Resource, bucket: Bucket, current: Stored, last: Obj | None = None) -> Stored:
-    """Remove an object for good. Its last state, if it changed with the removal, goes out with the DELETED event."""
-    if last is not None:
-        stored = resource.stored({**last, "metadata": dict(last["metadata"])})
-        removed = backend.store.remove(bucket, current.key, stored)
-    else:
-        removed = backend.store.remove(bucket, current.key)
+    """Remove an object for good. Its *last* stored state, if it changed with that, goes out with the DELETED event."""
+    removed = backend.store.remove(bucket, current.key, last)
     resource.strategy.released(removed.obj, backend.env)
     return removed
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from kaito_ctrl.devcluster.apiserver.backend import Backend, view
+from kaito_ctrl.devcluster.apiserver.backend import Backend, prepare_views, view
 from kaito_ctrl.devcluster.apiserver.errors import FieldError, StatusError, expired, invalid, too_large_resource_version
 from kaito_ctrl.devcluster.apiserver.kinds import Resource
 from kaito_ctrl.devcluster.apiserver.listing import Filter
@@ -128,21 +128,21 @@ def _error(error: StatusError) -> bytes:
     return encode({"type": "ERROR", "object": error.status()}) + b"\n"
 
 
-def _event(change: Change, chosen: Filter, line: Line) -> bytes | None:
+def _event(change: Change, chosen: Filter) -> tuple[str, Stored] | None:
     """What a watcher with a selector sees: entering it is an addition, leaving it a deletion."""
     before = change.before is not None and chosen.matches(change.before)
     now = change.type != "DELETED" and chosen.matches(change.now)
     if now:
-        return line("MODIFIED" if before else "ADDED", change.now)
+        return "MODIFIED" if before else "ADDED", change.now
     if not before:
         return None
     if change.type == "DELETED":
-        return line("DELETED", change.now)
+        return "DELETED", change.now
     assert change.before is not None
     # It left the selector: its last matching state, at the version of the change that took it out.
     old = change.before.obj
     obj = {**old, "metadata": {**old["metadata"], "resourceVersion": str(change.rv)}}
-    return line("DELETED", Stored(change.now.key, obj, change.rv, encode(obj)))
+    return "DELETED", Stored(change.now.key, obj, change.rv, encode(obj))
 
 
 def watch(
@@ -183,7 +183,9 @@ async def _stream(
     try:
         if options.initial:
             for start in range(0, len(present), BATCH):
-                yield b"".join([line("ADDED", stored) for stored in present[start : start + BATCH]])
+                some = present[start : start + BATCH]
+                await prepare_views(resource, some)
+                yield b"".join([line("ADDED", stored) for stored in some])
             present.clear()
             if options.initial_end and options.bookmarks:
                 yield _bookmark(call, resource, cursor, _INITIAL_END)
@@ -197,9 +199,10 @@ async def _stream(
             changes = bucket.since(cursor, BATCH)
             if changes:
                 cursor = changes[-1].rv
-                chunk = b"".join([found for change in changes if (found := _event(change, chosen, line))])
-                if chunk:
-                    yield chunk
+                events = [found for change in changes if (found := _event(change, chosen)) is not None]
+                if events:
+                    await prepare_views(resource, [stored for _, stored in events])
+                    yield b"".join([line(kind, stored) for kind, stored in events])
                 continue
             served = backend.registry.find(resource.group, resource.version, resource.plural)
             if served is None:
@@ -225,6 +228,8 @@ async def _stream(
                 continue
         if options.bookmarks and not backend.closing:
             yield _bookmark(call, resource, max(cursor, backend.store.rv))
+    except StatusError as error:  # what is to be shown cannot be converted
+        yield _error(error)
     finally:
         bucket.unsubscribe(waker)
         backend.watches -= 1

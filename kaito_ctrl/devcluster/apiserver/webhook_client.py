@@ -1,19 +1,23 @@
-"""Calls one webhook: an AdmissionReview out, its response back, over HTTPS with the CA that the webhook names."""
+"""Calls one webhook: a review out, its answer back, over HTTPS with the CA that its configuration names."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
 
 from kaito_ctrl.devcluster.apiserver.store import Obj, encode
 
-__all__ = ["HttpsWebhookClient", "WebhookClient", "WebhookError"]
+__all__ = ["HttpsWebhookClient", "ServiceResolver", "WebhookCaller", "WebhookClient", "WebhookError"]
+
+ServiceResolver = Callable[[str, str, int], str | None]
+"""Namespace, name and port of a service to the base URL it answers at, e.g. ``https://127.0.0.1:9443``."""
 
 
 class WebhookError(Exception):
@@ -26,10 +30,43 @@ class WebhookClient(Protocol):
     async def post(
         self, url: str, review: Mapping[str, Any], *, ca_bundle: str, server_name: str, timeout: float
     ) -> Obj:
-        """The ``response`` of the answer. Raises :class:`WebhookError`."""
+        """The answer, whose ``response`` is the interesting part. Raises :class:`WebhookError`."""
         ...
 
     async def aclose(self) -> None: ...
+
+
+class WebhookCaller:
+    """Calls whatever a ``clientConfig`` points to. ``resolve`` finds services; without it there are none."""
+
+    def __init__(self, client: WebhookClient) -> None:
+        self._client = client
+        self.resolve: ServiceResolver | None = None
+
+    async def call(self, config: Mapping[str, Any], review: Mapping[str, Any], *, timeout: int) -> Obj:
+        """The answer to *review*, within *timeout* seconds. Raises :class:`WebhookError`."""
+        url, server_name = self._address(config, timeout)
+        authority = config.get("caBundle") or ""
+        return await self._client.post(url, review, ca_bundle=authority, server_name=server_name, timeout=timeout)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    def _address(self, config: Mapping[str, Any], timeout: int) -> tuple[str, str]:
+        query = urlencode({"timeout": f"{timeout}s"})
+        if config.get("url"):
+            return f"{config['url']}{'&' if '?' in config['url'] else '?'}{query}", ""
+        service = config.get("service")
+        if not service:
+            raise WebhookError("webhook has neither a url nor a service")
+        namespace, name, port = service["namespace"], service["name"], service.get("port", 443)
+        base = self.resolve(namespace, name, port) if self.resolve is not None else None
+        path = service.get("path") or "/"
+        host = f"{name}.{namespace}.svc"
+        if base is None:
+            raise WebhookError(f'Post "https://{host}:{port}{path}?{query}": service "{name}" not found')
+        return f"{base.rstrip('/')}{path}?{query}", host
 
 
 class HttpsWebhookClient:
@@ -76,10 +113,9 @@ class HttpsWebhookClient:
             answer = msgspec.json.decode(body)
         except msgspec.DecodeError as error:
             raise WebhookError(f"couldn't decode the answer: {error}") from error
-        found = answer.get("response") if isinstance(answer, dict) else None
-        if not isinstance(found, dict):
-            raise WebhookError("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got none")
-        return found
+        if not isinstance(answer, dict):
+            raise WebhookError("couldn't decode the answer: it is no object")
+        return answer
 
     async def aclose(self) -> None:
         """Close the connections."""
