@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kaito_api.crd_rules import RULES
 from kaito_api.karpenter import (
     CAPACITY_TYPE_LABEL,
     INSTANCE_TYPE_LABEL,
@@ -85,34 +86,6 @@ _COLUMNS: Mapping[type[Resource], Sequence[Column]] = {
     ),
 }
 
-# What CEL can say holds without any webhook. Absent optional fields have to be asked for with has().
-_RULES: Mapping[type[Resource], Sequence[tuple[str, str]]] = {
-    Workspace: (
-        (
-            "has(self.inference) != has(self.tuning)",
-            "exactly one of inference and tuning must be specified",
-        ),
-    ),
-    Machine: (),
-}
-_FIELD_RULES: Mapping[type[Resource], Mapping[str, Sequence[tuple[str, str]]]] = {
-    Workspace: {
-        "resource": (
-            ("self.count == oldSelf.count", "count is immutable"),
-            ("self.instanceType == oldSelf.instanceType", "instanceType is immutable"),
-            ("self.labelSelector == oldSelf.labelSelector", "labelSelector is immutable"),
-        ),
-        "inference": (
-            (
-                "!(has(self.preset) && has(self.template))",
-                "preset and template cannot be set at the same time",
-            ),
-            ("has(self.preset) || has(self.template)", "preset or template must be specified"),
-        ),
-    },
-    Machine: {},
-}
-
 
 def structural_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A pydantic JSON schema as a structural one: references inlined, nullability and titles dropped."""
@@ -178,8 +151,13 @@ def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", first).replace("``", "").strip()
 
 
-def _validations(rules: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"rule": rule, "message": message} for rule, message in rules]
+def _at(schema: dict[str, Any], path: str) -> dict[str, Any]:
+    """The schema of the field at *path*."""
+    found: dict[str, Any] = schema
+    for name in path.split(".") if path else ():
+        found = found["properties"][name.removesuffix("[]")]
+        found = found["items"] if name.endswith("[]") else found
+    return found
 
 
 def crd(kind: type[Resource]) -> dict[str, Any]:
@@ -194,10 +172,8 @@ def crd(kind: type[Resource]) -> dict[str, Any]:
         for name in ("apiVersion", "kind", "metadata", *(key for key in properties))
         if name in properties
     }
-    for field, rules in _FIELD_RULES[kind].items():
-        properties[field]["x-kubernetes-validations"] = _validations(rules)
-    if _RULES[kind]:
-        schema["x-kubernetes-validations"] = _validations(_RULES[kind])
+    for path, rules in RULES[kind].items():
+        _at(schema, path)["x-kubernetes-validations"] = [{"rule": rule, "message": text} for rule, text in rules]
     singular = kind.kind.lower()
     names: dict[str, Any] = {
         "kind": kind.kind,

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 from kaito_api.meta import Condition, LabelSelector, Model, Resource
 
 __all__ = [
+    "STRENGTH",
     "AdapterSpec",
     "DataDestination",
     "DataSource",
@@ -27,6 +28,8 @@ __all__ = [
     "WorkspaceStatus",
 ]
 
+STRENGTH = r"^(0|1|0?\.[0-9]+|0\.|1\.0*)$"
+"""A number from 0 to 1 as text, without exponents and signs."""
 DEFAULT_INSTANCE_TYPE = "Standard_NC12s_v3"
 
 _Opaque = Annotated[
@@ -74,7 +77,11 @@ class PresetSpec(Model):
 class DataSource(Model):
     """Where data comes from: exactly one of urls, image, volumeSource."""
 
-    name: str | None = Field(default=None, description="A name for the data; an adapter is known by it.")
+    name: str | None = Field(
+        default=None,
+        description="A name for the data; an adapter is known by it.",
+        json_schema_extra={"maxLength": 253},
+    )
     urls: tuple[str, ...] | None = Field(default=None, description="Files to download.")
     volume_source: _Opaque | None = Field(
         default=None, description="A volume that holds the data (corev1.VolumeSource)."
@@ -100,7 +107,9 @@ class AdapterSpec(Model):
 
     source: DataSource | None = Field(default=None, description="Where the adapter's files are.")
     strength: str | None = Field(
-        default=None, description="The adapter's weight, a decimal number from 0 to 1, as text. Default: 1.0."
+        default=None,
+        description="The adapter's weight, a decimal number from 0 to 1, as text. Default: 1.0.",
+        json_schema_extra={"pattern": STRENGTH},
     )
 
 
@@ -112,7 +121,9 @@ class InferenceSpec(Model):
         default=None, description="A pod template (corev1.PodTemplateSpec) to run instead of a preset."
     )
     adapters: tuple[AdapterSpec, ...] | None = Field(
-        default=None, description="LoRA adapters to load on top of the model, 10 at most."
+        default=None,
+        description="LoRA adapters to load on top of the model, 10 at most.",
+        json_schema_extra={"maxItems": 10},
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kaito_api.meta import LabelSelector
-from kaito_api.workspace import AdapterSpec, DataSource
+from kaito_api.workspace import STRENGTH, AdapterSpec, DataSource
 from kaito_ctrl.reconcilers.names import ACCELERATOR_LABEL, RESERVED_LABEL_DOMAINS
 from kaito_ctrl.reconcilers.workspace.validation.problem import Problem
 
@@ -91,11 +90,7 @@ def adapters(wanted: Iterable[AdapterSpec]) -> Iterator[Problem]:
 def _strength(adapter: AdapterSpec, field: str) -> Iterator[Problem]:
     if adapter.strength is None:
         return
-    try:
-        value = float(adapter.strength)
-    except ValueError:
-        value = math.nan
-    if math.isnan(value) or not 0 <= value <= 1:
+    if not re.fullmatch(STRENGTH, adapter.strength):
         yield Problem(f"{field}.strength", f"{adapter.strength!r} is not a number from 0 to 1", 'for example "0.5"')
 
 
