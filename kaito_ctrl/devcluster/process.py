@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,21 +76,32 @@ class Supervisor:
         self._outbox: asyncio.Queue[tuple[bytes, tuple[int, ...]]] = asyncio.Queue()
 
     async def start(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdout: int, stderr: int
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        stdout: int,
+        stderr: int,
+        stdin: int | None = None,
+        tty: bool = False,
     ) -> Process:
         """Execute *argv* in a session of its own, found on the PATH of *env*. The descriptors stay the caller's.
 
-        Raises :class:`StartError` when there is no such executable or folder. Cancelled, it leaves no process.
+        Without *stdin* it reads from /dev/null; with *tty*, *stdin* is its controlling terminal. Raises
+        :class:`StartError` when there is no such executable or folder. Cancelled, it leaves no process.
         """
         number = next(self._numbers)
         started: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
         self._starting[number] = started
-        message = {"op": "start", "id": number, "argv": list(argv), "env": dict(env), "cwd": str(cwd)}
-        self.post(message, (stdout, stderr))
-        try:
+        message = {"op": "start", "id": number, "argv": list(argv), "env": dict(env), "cwd": str(cwd), "tty": tty}
+        with ExitStack() as stack:
+            stack.callback(self._starting.pop, number, None)
+            if stdin is None:
+                stdin = os.open(os.devnull, os.O_RDONLY)
+                stack.callback(os.close, stdin)
+            self.post(message, (stdin, stdout, stderr))
             return await started
-        finally:
-            self._starting.pop(number, None)
 
     def post(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
         """Send a message, in order; its descriptors are duplicated at once."""
@@ -138,11 +149,18 @@ class Supervisor:
         while True:
             data = await loop.sock_recv(self._control, 65536)
             if not data:
+                self.end()
                 raise RuntimeError("the process supervisor has ended: the containers of this cluster are gone with it")
             buffer += data
             while len(buffer) >= 4 and len(buffer) >= 4 + (size := struct.unpack(">I", buffer[:4])[0]):
                 self._take(json.loads(buffer[4 : 4 + size]))
                 buffer = buffer[4 + size :]
+
+    def end(self) -> None:
+        """The supervisor has ended, and everything that it had started with it."""
+        for process in self._running.values():
+            process._exited(Exit(0, signal.SIGKILL))
+        self._running.clear()
 
     def _take(self, message: Mapping[str, Any]) -> None:
         number = message["id"]
@@ -184,3 +202,4 @@ async def supervisor() -> AsyncIterator[Supervisor]:
         finally:
             ours.close()
             await script.wait()
+            made.end()

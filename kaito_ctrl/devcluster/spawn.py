@@ -6,15 +6,17 @@ every process below it and ends. On Linux it is a child subreaper: a process tha
 becomes the supervisor's child, and is killed when its container ends. Should the supervisor itself be killed, the
 kernel kills the containers (``PR_SET_PDEATHSIG``).
 
-A message is a length (4 bytes, big-endian) and that much JSON; the two file descriptors of a start (stdout, stderr)
-come with its length. In: ``start`` (id, argv, env, cwd) and ``signal`` (id, signal). Out: ``started`` (id, pid),
-``refused`` (id, errno, message), ``exited`` (id, code, signal).
+A message is a length (4 bytes, big-endian) and that much JSON; the three file descriptors of a start (stdin, stdout,
+stderr) come with its length. In: ``start`` (id, argv, env, cwd, tty: the descriptors are a terminal, which is to be
+the process's controlling one) and ``signal`` (id, signal). Out: ``started`` (id, pid), ``refused`` (id, errno,
+message), ``exited`` (id, code, signal).
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import select
@@ -22,6 +24,7 @@ import signal
 import socket
 import struct
 import sys
+import termios
 from typing import Any
 
 TAG = "KAITO_DEV_CONTAINER"
@@ -74,7 +77,7 @@ class Supervisor:
     # -- messages ------------------------------------------------------------------------------------------------
 
     def _serve(self) -> bool:
-        head, fds, _, _ = socket.recv_fds(self.control, 4, 2)
+        head, fds, _, _ = socket.recv_fds(self.control, 4, 3)
         for fd in fds:
             os.set_inheritable(fd, False)
         if not head:
@@ -130,9 +133,10 @@ class Supervisor:
             for name in _RESTORED:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_DFL)
-            null = os.open(os.devnull, os.O_RDONLY)
-            for number, fd in enumerate((null, *fds)):
+            for number, fd in enumerate(fds):
                 os.dup2(fd, number)
+            if message["tty"]:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
             os.chdir(message["cwd"])
             env = {**message["env"], TAG: str(message["id"])}
             os.execvpe(message["argv"][0], message["argv"], env)  # noqa: S606 - no shell is the point
