@@ -15,7 +15,6 @@ import secrets
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -179,7 +178,7 @@ class DevCluster:
 
     async def _logs(self, namespace: str, pod: str, container: str, options: Mapping[str, str]) -> AsyncIterator[bytes]:
         try:
-            chosen = _log_options(options, self.cluster.clock.now())
+            chosen = LogOptions.of(options, self.cluster.clock.now())
             return self.kubelet.read_log(ObjectKey(namespace, pod), container, chosen)
         except ApiError as error:
             raise StatusError(error.code, error.reason, error.message) from error
@@ -206,28 +205,3 @@ def _manager(cluster: Cluster, proxy: ServiceProxy, job_backoff: float) -> Manag
 
 def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-
-
-def _log_options(query: Mapping[str, str], now: datetime) -> LogOptions:
-    """The query of a log request. Raises ``ValueError``."""
-
-    def flag(name: str) -> bool:
-        return query.get(name, "").lower() in ("true", "1")
-
-    def number(name: str) -> int | None:
-        return int(query[name]) if query.get(name) else None
-
-    since = None
-    if query.get("sinceTime"):
-        since = datetime.fromisoformat(query["sinceTime"])
-    elif (seconds := number("sinceSeconds")) is not None:
-        since = now - timedelta(seconds=seconds)
-    tail = number("tailLines")
-    return LogOptions(
-        previous=flag("previous"),
-        follow=flag("follow"),
-        tail_lines=tail if tail is None or tail >= 0 else None,
-        since=since,
-        timestamps=flag("timestamps"),
-        limit_bytes=number("limitBytes"),
-    )

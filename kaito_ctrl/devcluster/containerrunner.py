@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Protocol
 import aiohttp
 
 from kaito_api.core import Probe
+from kaito_ctrl.devcluster.beside import Beside, Command
+from kaito_ctrl.devcluster.console import Console
 from kaito_ctrl.devcluster.environment import ConfigError, Sources, container_env, expand
 from kaito_ctrl.devcluster.images import ImageError, ImageTable
 from kaito_ctrl.devcluster.kinds import Container, Pod
@@ -23,14 +25,14 @@ from kaito_ctrl.devcluster.logs import ContainerLog
 from kaito_ctrl.devcluster.podstatus import ContainerRecord, CrashBackoff, should_restart
 from kaito_ctrl.devcluster.probes import Target, Threshold, watch
 from kaito_ctrl.devcluster.process import Process, StartError, Supervisor
+from kaito_ctrl.devcluster.stdio import Stdio
 from kaito_ctrl.devcluster.volumes import Mounts, mounts_of
 from kaito_ctrl.runtime import Client
 from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.errors import ApiError, KubeError
 
-__all__ = ["HOST_IP", "ContainerRunner", "Host", "Setting", "Timings"]
+__all__ = ["ContainerRunner", "Host", "Setting", "Timings"]
 
-HOST_IP = "127.0.0.1"
 _START_ERROR = 128
 
 
@@ -52,6 +54,7 @@ class Timings:
 class Host:
     """What a node offers its pods."""
 
+    ip: str
     supervisor: Supervisor
     images: ImageTable
     client: Client
@@ -91,14 +94,6 @@ class Setting(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    cwd: Path
-    mounts: Mounts
-
-
 class ContainerRunner:
     """Runs one container; ``record`` is what there is to say about it."""
 
@@ -106,6 +101,8 @@ class ContainerRunner:
         self.record = ContainerRecord(container, {"waiting": {"reason": reason}})
         self._setting = setting
         self._process: Process | None = None
+        self._beside: Beside | None = None
+        self._console: Console | None = None
         self._logs: list[ContainerLog] = []
         self._attempts = 0
 
@@ -133,6 +130,20 @@ class ContainerRunner:
             reason = self.record.state.get("waiting", {}).get("reason", "unknown")
             raise ApiError.of(400, "BadRequest", f"{where} is waiting to start: {reason}")
         return self._logs[-1]
+
+    def beside(self) -> Beside:
+        """Where to execute commands beside it. Raises :class:`ApiError` as the kubelet words it."""
+        if self._beside is None:
+            raise ApiError.of(500, "InternalError", f'container not found ("{self.name}")')
+        return self._beside
+
+    def console(self) -> Console:
+        """What to attach to. Raises :class:`ApiError` as the kubelet words it."""
+        if self._console is None or not self._console.attachable:
+            pod = self._setting.pod
+            message = f"container {self.name} not found in pod {pod.name}_{pod.namespace}"
+            raise ApiError.of(500, "InternalError", message)
+        return self._console
 
     def close(self) -> None:
         """Nothing more will be printed: readers of the logs end."""
@@ -167,7 +178,7 @@ class ContainerRunner:
 
     # -- before the start ----------------------------------------------------------------------------------------
 
-    async def _command(self) -> _Command | None:
+    async def _command(self) -> Command | None:
         """What to execute; waits as long as there is nothing that could be. ``None``: the pod has to end."""
         setting, timings, record = self._setting, self._setting.host.timings, self.record
         delay = 0.0
@@ -189,14 +200,16 @@ class ContainerRunner:
             await setting.pause(delay)
         return None
 
-    async def _resolve(self, container: Container) -> _Command:
+    async def _resolve(self, container: Container) -> Command:
         setting = self._setting
         base = dict(setting.host.env)
         # `python3` is the interpreter that we run on, with everything that is installed beside us.
         base["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), base.get("PATH", os.defpath)))
         launch = setting.host.images.resolve(container, base["PATH"])
         mounts = Mounts({**launch.paths, **mounts_of(container, setting.volumes).folders})
-        declared = await container_env(setting.pod, container, setting.sources, pod_ip=setting.ip, host_ip=HOST_IP)
+        declared = await container_env(
+            setting.pod, container, setting.sources, pod_ip=setting.ip, host_ip=setting.host.ip
+        )
         scratch = setting.folder / "tmp"
         scratch.mkdir(parents=True, exist_ok=True)
         env = {
@@ -216,34 +229,26 @@ class ContainerRunner:
             # A folder of the image, which is not here: a fresh one of the pod's own stands in.
             cwd = setting.folder / "work" / container.name
             cwd.mkdir(parents=True, exist_ok=True)
-        return _Command(argv, env, cwd, mounts)
+        return Command(argv, env, cwd, mounts)
 
     # -- from start to end ---------------------------------------------------------------------------------------
 
-    async def _attempt(self, command: _Command) -> int:
+    async def _attempt(self, command: Command) -> int:
         """One start of the container; returns its exit status."""
         clock, record = self._setting.host.clock, self.record
         began, log, attempt = clock.now(), self._new_log(), self._attempts
         self._attempts += 1
+        container = record.container
         try:
-            async with asyncio.TaskGroup() as group:
-                ends = []
-                for stream in ("stdout", "stderr"):
-                    ours, theirs = os.pipe()
-                    ends.append(theirs)
-                    group.create_task(log.pump(ours, stream))
-                try:
-                    process = await self._setting.host.supervisor.start(
-                        command.argv, env=command.env, cwd=command.cwd, stdout=ends[0], stderr=ends[1]
-                    )
-                finally:
-                    for end in ends:
-                        os.close(end)
+            async with Stdio.open(stdin=container.stdin, terminal=container.tty) as stdio, asyncio.TaskGroup() as group:
+                self._console = Console(container, log, stdio)
+                group.create_task(self._console.run())
+                process = await self._start(command, stdio, tty=container.tty)
                 record.run(process.pid, clock.now(), restarts=attempt)
                 await self._attend(process, command)
                 status = (await process.wait()).status
         except* StartError as errors:
-            # Its pumps were cut off; nothing can have been printed.
+            self._console = None
             record.restarts = attempt
             message = f'failed to create task: exec: "{command.argv[0]}": {errors.exceptions[0]}'
             record.end(_START_ERROR, began, clock.now(), reason="StartError", message=message)
@@ -255,6 +260,16 @@ class ContainerRunner:
             log.close()
         return status
 
+    async def _start(self, command: Command, stdio: Stdio, *, tty: bool) -> Process:
+        stdin, stdout, stderr = stdio.theirs
+        env = {"TERM": "xterm", **command.env} if tty else command.env
+        try:
+            return await self._setting.host.supervisor.start(
+                command.argv, env=env, cwd=command.cwd, stdin=stdin, stdout=stdout, stderr=stderr, tty=tty
+            )
+        finally:
+            stdio.started()
+
     def _new_log(self) -> ContainerLog:
         path = self._setting.folder / "logs" / self.name / f"{self._attempts}.log"
         self._logs.append(ContainerLog(path, self._setting.host.clock.now))
@@ -262,30 +277,28 @@ class ContainerRunner:
             self._logs.pop(0).remove()
         return self._logs[-1]
 
-    async def _attend(self, process: Process, command: _Command) -> None:
+    async def _attend(self, process: Process, command: Command) -> None:
         """See a process through: until it has ended."""
         self._process = process
+        beside = self._beside = Beside(self._setting.host.supervisor, command)
         self._setting.changed()
         self._setting.tell("Started", f"Started container {self.name}")
         if self._setting.stopping.is_set():
             process.signal(signal.SIGKILL if self._setting.killed.is_set() else signal.SIGTERM)
         try:
             async with asyncio.TaskGroup() as group:
-                probing = group.create_task(self._probe(process, command))
+                probing = group.create_task(self._probe(process, beside))
                 await process.wait()
                 probing.cancel()
         finally:
             process.signal(signal.SIGKILL)  # only when this was cut short: to one that has ended it is nothing
-            self._process = None
+            self._process = self._beside = None
+            await beside.end()
 
-    async def _probe(self, process: Process, command: _Command) -> None:
+    async def _probe(self, process: Process, beside: Beside) -> None:
         setting, record, container = self._setting, self.record, self.record.container
         ports = {port.name: port.container_port for port in container.ports if port.name}
-
-        async def execute(argv: Sequence[str]) -> int:
-            return await self._execute(argv, command)
-
-        target = Target(setting.ip, ports, setting.host.session, execute)
+        target = Target(setting.ip, ports, setting.host.session, beside.probe)
         if container.startup_probe is not None:
             startup = _threshold(container.startup_probe, False)
             await watch(container.startup_probe, target, startup, lambda it: not (it.state or it.failed))
@@ -323,23 +336,6 @@ class ContainerRunner:
             async with asyncio.timeout(setting.pod.spec.termination_grace_period_seconds):
                 await process.wait()
         process.signal(signal.SIGKILL)
-
-    async def _execute(self, argv: Sequence[str], command: _Command) -> int:
-        """Run a probe's command beside the container, in its folder and environment."""
-        words = [command.mounts.rewrite(word) for word in argv]
-        null = os.open(os.devnull, os.O_WRONLY)
-        try:
-            process = await self._setting.host.supervisor.start(
-                words, env=command.env, cwd=command.cwd, stdout=null, stderr=null
-            )
-        except StartError:
-            return 126
-        finally:
-            os.close(null)
-        try:
-            return (await process.wait()).status
-        finally:
-            process.signal(signal.SIGKILL)
 
 
 def _threshold(probe: Probe, state: bool) -> Threshold:

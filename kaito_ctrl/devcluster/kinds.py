@@ -66,6 +66,9 @@ class Container(core.Container):
     """``corev1.Container`` with what only a kubelet reads."""
 
     env_from: tuple[Mapping[str, Any], ...] = ()
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False
 
 
 class Volume(core.Volume):
@@ -227,6 +230,7 @@ class NodeCondition(Condition):
 
 class NodeStatus(core.NodeStatus):
     conditions: tuple[NodeCondition, ...] = ()
+    daemon_endpoints: Mapping[str, Any] = Field(default_factory=dict)
 
 
 class Node(core.Node):

@@ -12,8 +12,9 @@ import asyncio
 import platform
 import random
 import shutil
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,12 +24,13 @@ import structlog
 
 from kaito_api.core import Namespace, NodeAddress, NodeSpec, Taint
 from kaito_api.meta import ObjectMeta, find_condition
-from kaito_ctrl.devcluster.containerrunner import HOST_IP, Host, Timings
+from kaito_ctrl.devcluster.containerrunner import Host, Timings
 from kaito_ctrl.devcluster.images import ImageTable
 from kaito_ctrl.devcluster.kinds import Lease, LeaseSpec, Node, NodeCondition, NodeStatus, Pod
+from kaito_ctrl.devcluster.kubeletapi import KubeletApi, KubeletPort, serve_kubelet
 from kaito_ctrl.devcluster.logs import LogOptions
 from kaito_ctrl.devcluster.nodelifecycle import LEASE_NAMESPACE
-from kaito_ctrl.devcluster.podaddresses import PodAddresses
+from kaito_ctrl.devcluster.podaddresses import PodAddresses, local_block
 from kaito_ctrl.devcluster.podrunner import PodRunner
 from kaito_ctrl.devcluster.pods import is_finished
 from kaito_ctrl.devcluster.process import supervisor
@@ -49,6 +51,11 @@ class ProcessKubelet:
     *cluster*'s cache must run while the kubelet does, and be declared before: create the kubelet first. *root* is
     where volumes and logs go; it is made if it is not there, and then removed at the end. *env* is what every
     container's environment begins with.
+
+    As a node of a real cluster it needs pods whose addresses may be endpoints, which loopback addresses may not:
+    *pod_cidr* is then a block that nobody uses (as root; see :func:`.podaddresses.local_block`), or one address of
+    this machine (``"192.0.2.7/32"``), which all pods share. *host_ip* is the nodes' address; with *port*, the API
+    server reaches logs, exec, attach and port-forward there.
     """
 
     def __init__(
@@ -60,6 +67,8 @@ class ProcessKubelet:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         pod_cidr: str = "127.97.0.0/16",
+        host_ip: str = "127.0.0.1",
+        port: KubeletPort | None = None,
         env: Mapping[str, str] | None = None,
         timings: Timings | None = None,
     ) -> None:
@@ -72,7 +81,12 @@ class ProcessKubelet:
         self._timings = timings or Timings()
         self._root = root
         self._made_root = False
+        self._pod_cidr = pod_cidr
         self._addresses = PodAddresses(pod_cidr, self._rng)
+        self._host_ip = host_ip
+        self._port = port
+        self._bound: int | None = None
+        self.api = KubeletApi(self)
         self._nodes: dict[str, asyncio.Task[None]] = {}
         self._runners: dict[str, PodRunner] = {}
         self._done: set[str] = set()
@@ -86,7 +100,9 @@ class ProcessKubelet:
         self._made_root = not self._root.exists()
         (self._root / "pods").mkdir(parents=True, exist_ok=True, mode=0o700)
         self._stack.callback(self._remove_files)
+        await self._stack.enter_async_context(local_block(self._pod_cidr))
         self._host = Host(
+            self._host_ip,
             await self._stack.enter_async_context(supervisor()),
             self._images,
             self._client,
@@ -99,6 +115,9 @@ class ProcessKubelet:
             self._env,
             self._timings,
         )
+        if self._port is not None:
+            serving = serve_kubelet(self.api, self._host_ip, self._port, self._clock)
+            self._bound = await self._stack.enter_async_context(serving)
         self._group = await self._stack.enter_async_context(asyncio.TaskGroup())
         self._stack.callback(self._cluster.cache.store(Pod).listen(self._on_change))
         return self
@@ -199,9 +218,11 @@ class ProcessKubelet:
             allocatable=dict(capacity),
             conditions=self._conditions(),
             addresses=(
-                NodeAddress(type="InternalIP", address=HOST_IP),
-                NodeAddress(type="Hostname", address="localhost"),
+                NodeAddress(type="InternalIP", address=self._host_ip),
+                # API servers look up the first of their preferred types, and this is what they prefer most.
+                NodeAddress(type="Hostname", address="localhost" if self._host_ip == "127.0.0.1" else self._host_ip),
             ),
+            daemon_endpoints={"kubeletEndpoint": {"Port": self._bound}} if self._bound is not None else {},
             node_info={
                 "kubeletVersion": VERSION,
                 "kubeProxyVersion": VERSION,
@@ -298,15 +319,30 @@ class ProcessKubelet:
                 self._done.add(runner.pod.uid)
             runner.ended.set()
 
-    def read_log(self, key: ObjectKey, container: str, options: LogOptions) -> AsyncGenerator[bytes, None]:
-        """The lines for ``kubectl logs``. Raises :class:`ApiError` in the kubelet's words."""
+    # -- asked by the API server ---------------------------------------------------------------------------------
+
+    def now(self) -> datetime:
+        """By the cluster's clock."""
+        return self._clock.now()
+
+    @property
+    def pods(self) -> Sequence[Pod]:
+        """What runs here, as it was last seen."""
+        return [runner.pod for runner in self._runners.values()]
+
+    def runner(self, key: ObjectKey) -> PodRunner:
+        """What runs the pod of that name. Raises :class:`ApiError` in the kubelet's words."""
         runner = next((each for each in self._runners.values() if key_of(each.pod) == key), None)
         if runner is None:
             pod = self._cluster.cache.store(Pod).get(key)
             if pod is None or not pod.spec.node_name:
                 raise ApiError.of(400, "BadRequest", f"pod {key.name} does not have a host assigned")
             raise ApiError.of(400, "BadRequest", f"node {pod.spec.node_name} of pod {key.name} is not there any more")
-        return runner.log(container, previous=options.previous).read(options)
+        return runner
+
+    def read_log(self, key: ObjectKey, container: str, options: LogOptions) -> AsyncGenerator[bytes, None]:
+        """The lines for ``kubectl logs``. Raises :class:`ApiError` in the kubelet's words."""
+        return self.runner(key).container(container).log(previous=options.previous).read(options)
 
 
 def _arch() -> str:

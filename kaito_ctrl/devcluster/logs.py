@@ -6,12 +6,12 @@ One file for each start of a container, of at most about 20 MB: when it is full,
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 __all__ = ["ContainerLog", "LogOptions"]
 
@@ -29,6 +29,31 @@ class LogOptions:
     since: datetime | None = None
     timestamps: bool = False
     limit_bytes: int | None = None
+
+    @classmethod
+    def of(cls, query: Mapping[str, str], now: datetime) -> Self:
+        """The query of a request for a log. Raises ``ValueError``."""
+
+        def flag(name: str) -> bool:
+            return query.get(name, "").lower() in ("true", "1")
+
+        def number(name: str) -> int | None:
+            return int(query[name]) if query.get(name) else None
+
+        since = None
+        if query.get("sinceTime"):
+            since = datetime.fromisoformat(query["sinceTime"])
+        elif (seconds := number("sinceSeconds")) is not None:
+            since = now - timedelta(seconds=seconds)
+        tail = number("tailLines")
+        return cls(
+            previous=flag("previous"),
+            follow=flag("follow"),
+            tail_lines=tail if tail is None or tail >= 0 else None,
+            since=since,
+            timestamps=flag("timestamps"),
+            limit_bytes=number("limitBytes"),
+        )
 
 
 def stamp(moment: datetime) -> str:
@@ -51,21 +76,6 @@ class ContainerLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
 
-    async def pump(self, descriptor: int, stream: str) -> None:
-        """Read *descriptor* (ours from now on) to its end, line by line."""
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_MAX_LINE)
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
-        )
-        try:
-            while data := await reader.read(65536):
-                self.write(stream, data)
-        finally:
-            transport.close()
-            if rest := self._partial.pop(stream, b""):
-                self._append(stream, [rest], "F")
-
     def write(self, stream: str, data: bytes) -> None:
         """Take in a chunk; chunk borders mean nothing."""
         if self._closed:
@@ -79,8 +89,10 @@ class ContainerLog:
             self._partial[stream] = rest
 
     def close(self) -> None:
-        """No more will come: followers end."""
+        """No more will come: what has no end of line is a line as well, and followers end."""
         if not self._closed:
+            for stream, rest in self._partial.items():
+                self._append(stream, [rest], "F")
             self._closed = True
             self._file.close()
             self._wake()

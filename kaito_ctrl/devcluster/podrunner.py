@@ -14,11 +14,10 @@ from pathlib import Path
 import structlog
 
 from kaito_api.core import ConfigMap
-from kaito_ctrl.devcluster.containerrunner import HOST_IP, ContainerRunner, Host
+from kaito_ctrl.devcluster.containerrunner import ContainerRunner, Host
 from kaito_ctrl.devcluster.environment import ConfigError, Sources
 from kaito_ctrl.devcluster.events import EventType, record
 from kaito_ctrl.devcluster.kinds import Pod, Secret
-from kaito_ctrl.devcluster.logs import ContainerLog
 from kaito_ctrl.devcluster.pods import is_ready
 from kaito_ctrl.devcluster.podstatus import pod_status
 from kaito_ctrl.devcluster.volumes import prepare_volumes
@@ -110,12 +109,12 @@ class PodRunner:
         self.stopping.set()
         self._hurry.set()
 
-    def log(self, container: str, *, previous: bool = False) -> ContainerLog:
-        """The log of a container's present or previous start. Raises :class:`ApiError` as the kubelet words it."""
+    def container(self, name: str) -> ContainerRunner:
+        """Raises :class:`ApiError` as the kubelet words it."""
         for each in self._containers():
-            if each.name == container:
-                return each.log(previous=previous)
-        raise ApiError.of(400, "BadRequest", f"container {container} is not valid for pod {self.pod.name}")
+            if each.name == name:
+                return each
+        raise ApiError.of(400, "BadRequest", f"container {name} is not valid for pod {self.pod.name}")
 
     # -- told by the containers ----------------------------------------------------------------------------------
 
@@ -175,7 +174,9 @@ class PodRunner:
         while not self.stopping.is_set():
             try:
                 folder = self.folder / "volumes"
-                self.volumes = await prepare_volumes(self.pod, folder, self.sources, pod_ip=self.ip, host_ip=HOST_IP)
+                self.volumes = await prepare_volumes(
+                    self.pod, folder, self.sources, pod_ip=self.ip, host_ip=self.host.ip
+                )
             except (ConfigError, KubeError) as error:
                 for each in self._mains:
                     each.record.wait("ContainerCreating", f"MountVolume.SetUp failed: {error}")
@@ -241,7 +242,7 @@ class PodRunner:
                 [each.record for each in self._inits],
                 [each.record for each in self._mains],
                 pod_ip=self.ip,
-                host_ip=HOST_IP,
+                host_ip=self.host.ip,
                 began=self._began,
                 now=self.host.clock.now(),
             )
