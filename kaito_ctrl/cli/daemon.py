@@ -11,7 +11,7 @@ from kaito_ctrl.reconcilers.workspace.validation import Rules
 from kaito_ctrl.reconcilers.workspace.workload import Settings
 from kaito_ctrl.runtime import Cluster, Manager
 from kaito_ctrl.runtime.serving import HealthServer, MetricsServer
-from kaito_ctrl.runtime.webhook import AdmissionServer
+from kaito_ctrl.runtime.webhook import WebhookServer
 from kaito_presets.catalogue import Catalogue
 from kaito_presets.skus import SkuTable
 from kaito_provisioner import CloudProvider
@@ -61,7 +61,7 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
         )
     if options.webhook_port is not None:
         manager.add_webhook(
-            AdmissionServer(
+            WebhookServer(
                 cluster.client,
                 workspace_webhooks(rules),
                 clock=cluster.clock,

@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 __all__ = ["CertificateAuthority", "IssuedCertificate", "merge_bundles"]
 
 _CLOCK_SKEW = timedelta(hours=1)
+_UNIT_LENGTH = 64  # X.520's upper bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,15 @@ class IssuedCertificate:
 
 
 class CertificateAuthority:
-    """Signs certificates of servers and of clients; ``pem`` is what the other side has to trust."""
+    """Signs certificates of servers and of clients; ``pem`` is what the other side has to trust.
 
-    def __init__(self, name: str, *, now: datetime, lifetime: timedelta = timedelta(days=3650)) -> None:
+    *unit* says whose authority it is, where several of one name are trusted at the same time.
+    """
+
+    def __init__(self, name: str, *, now: datetime, lifetime: timedelta = timedelta(days=3650), unit: str = "") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        owner = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit[:_UNIT_LENGTH])] if unit else []
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name), *owner])
         public = self._key.public_key()
         identifier = x509.SubjectKeyIdentifier.from_public_key(public)
         usage = x509.KeyUsage(
@@ -135,19 +140,30 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def merge_bundles(ours: Sequence[bytes], present: Sequence[bytes], *, now: datetime, limit: int) -> bytes:
+def merge_bundles(
+    ours: Sequence[bytes], present: Sequence[bytes], *, now: datetime, limit: int, unit: str = ""
+) -> bytes:
     """One CA bundle of *ours* and the youngest of *present* (PEM all of them), at most *limit* certificates.
 
-    What has expired is left out, and so is what is no certificate. The same set always gives the same bytes.
+    What has expired is left out, and what is no certificate; and what is of the same *unit* as ours, and not ours: that
+    was an earlier life of this process. The same set always gives the same bytes.
     """
-    kept = {each.public_bytes(serialization.Encoding.PEM): each for pem in ours for each in _valid(pem, now)}
-    others = {each.public_bytes(serialization.Encoding.PEM): each for pem in present for each in _valid(pem, now)}
-    youngest = sorted(others.items(), key=lambda item: item[1].not_valid_before_utc, reverse=True)
-    for pem, certificate in youngest:
+    kept = {_pem(each): each for pem in ours for each in _valid(pem, now)}
+    others = [each for pem in present for each in _valid(pem, now) if not unit or _unit(each) != unit[:_UNIT_LENGTH]]
+    for certificate in sorted(others, key=lambda each: each.not_valid_before_utc, reverse=True):
         if len(kept) < limit:
-            kept.setdefault(pem, certificate)
+            kept.setdefault(_pem(certificate), certificate)
     by_age = sorted(kept.items(), key=lambda item: (item[1].not_valid_before_utc, item[0]))
     return b"".join(pem for pem, _ in by_age)
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _unit(certificate: x509.Certificate) -> str:
+    units = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATIONAL_UNIT_NAME)
+    return str(units[0].value) if units else ""
 
 
 def _valid(bundle: bytes, now: datetime) -> list[x509.Certificate]:

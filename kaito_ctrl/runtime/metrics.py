@@ -5,9 +5,11 @@ Every series of a controller exists from its first scrape, at zero, so that rate
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-__all__ = ["ControllerMetrics", "Metrics", "WorkqueueMetrics"]
+__all__ = ["ControllerMetrics", "Metrics", "WebhookMetrics", "WorkqueueMetrics"]
 
 _RECONCILE_SECONDS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5),
@@ -71,8 +73,16 @@ class Metrics:
             "leader_election_slowpath_total", "Renewals for which the lease had to be read again", "name"
         )
         self.webhook_requests = counter(
-            f"{prefix}_webhook_requests_total", "Admission requests answered", "webhook", "code"
+            f"{prefix}_webhook_requests_total", "Webhook requests answered, by HTTP status", "webhook", "code"
         )
+        self.webhook_seconds = histogram(
+            f"{prefix}_webhook_latency_seconds", "Length of a webhook request", Histogram.DEFAULT_BUCKETS, "webhook"
+        )
+        self.webhook_in_flight = gauge(
+            f"{prefix}_webhook_requests_in_flight", "Webhook requests being answered", "webhook"
+        )
+        self.webhook_panics = counter(f"{prefix}_webhook_panics_total", "Admission handlers that failed")
+        self.conversion_panics = counter(f"{prefix}_conversion_webhook_panics_total", "Conversions that failed")
         self.events_written = counter("kaito_ctrl_events_written_total", "Events and series written")
         self.events_dropped = counter("kaito_ctrl_events_dropped_total", "Events given up, by reason", "reason")
         for reason in EVENT_DROPS:
@@ -91,6 +101,10 @@ class Metrics:
         """An event that will not be written."""
         self.events_dropped.labels(reason).inc()
 
+    def webhook(self, path: str) -> WebhookMetrics:
+        """The series of one webhook, all present at zero."""
+        return WebhookMetrics(self, path)
+
     def controller(self, name: str, workers: int) -> ControllerMetrics:
         """The series of one controller, all present at zero."""
         return ControllerMetrics(self, name, workers)
@@ -108,6 +122,22 @@ class ControllerMetrics:
         self.active = metrics.active.labels(name)
         metrics.workers.labels(name).set(workers)
         self.queue = WorkqueueMetrics(metrics, name)
+
+
+class WebhookMetrics:
+    """Bound children of :class:`Metrics` for one webhook."""
+
+    def __init__(self, metrics: Metrics, path: str) -> None:
+        self._requests = partial(metrics.webhook_requests.labels, path)
+        self._seconds = metrics.webhook_seconds.labels(path)
+        self.in_flight = metrics.webhook_in_flight.labels(path)
+        for code in ("200", "500"):
+            self._requests(code)
+
+    def answered(self, code: int, seconds: float) -> None:
+        """A request was answered with that HTTP status, or not any more."""
+        self._requests(str(code)).inc()
+        self._seconds.observe(seconds)
 
 
 class WorkqueueMetrics:

@@ -1,8 +1,8 @@
-"""Admission webhooks: a TLS server with its own certificates, which registers itself and says yes or no to writes.
+"""The webhook server: TLS with its own certificates, registered with the API server and kept so.
 
-A handler is a plain function from an :class:`AdmissionRequest` to an :class:`AdmissionResponse`; it gets raw
-objects, as admission comes before the schema has had its say. The server writes the webhook configurations with its
-certificate authority in them, so that nothing has to be set up beside it.
+It serves admission webhooks (:mod:`kaito_ctrl.runtime.admission`) and conversion webhooks
+(:mod:`kaito_ctrl.runtime.conversion`), and writes its certificate authority into their registrations, so that nothing
+has to be set up beside it: no certificate manager, no Secret.
 """
 
 from __future__ import annotations
@@ -10,117 +10,71 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
+import platform
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
 
-from kaito_api.meta import Resource
 from kaito_ctrl.runtime.certs import CertificateAuthority, IssuedCertificate, merge_bundles
 from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.clock import Clock
-from kaito_ctrl.runtime.codec import decode_json, encode_json
+from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.errors import Conflict, KubeError, NotFound
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.metrics import Metrics
 
-__all__ = ["AdmissionRequest", "AdmissionResponse", "AdmissionServer", "AdmissionWebhook"]
+__all__ = ["Hook", "WebhookServer"]
 
 _BODY_LIMIT = 7 * 2**20
-"""What controller-runtime allows: an object is 1.5 MiB at most, and a review holds two."""
+"""What controller-runtime allows: an object is 1.5 MiB at most, and a review of an update holds two."""
 
-_BUNDLE_LIMIT = 16
-"""Authorities in one configuration: processes that serve behind one Service, with those that were killed."""
-_ATTEMPTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionRequest:
-    """A write that is being asked about. ``object`` and ``old`` are plain JSON; one of them may be ``None``."""
-
-    operation: Literal["CREATE", "UPDATE", "DELETE", "CONNECT"]
-    namespace: str
-    name: str
-    object: dict[str, Any] | None
-    old: dict[str, Any] | None
-    user: str
-    dry_run: bool
+_BUNDLE_LIMIT = 32
+"""Authorities in one registration: processes that serve behind one Service, with those that were killed."""
+_ATTEMPTS = 2 * _BUNDLE_LIMIT
+"""Of everybody who writes at the same time, one gets through in each round."""
+_CHECK_SOON = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class AdmissionResponse:
-    """The answer: allowed or not, and why; warnings are shown to the user either way; a patch is RFC 6902."""
-
-    allowed: bool
-    message: str = ""
-    code: int = 403
-    reason: str = "Forbidden"
-    warnings: tuple[str, ...] = ()
-    patch: Sequence[Mapping[str, Any]] = ()
-
-
-Handler = Callable[[AdmissionRequest], AdmissionResponse]
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionWebhook:
-    """One webhook: what it is called, which writes it sees, and who answers."""
-
-    name: str
-    kind: type[Resource]
-    handler: Handler
-    path: str
-    mutating: bool = False
-    operations: tuple[str, ...] = ("CREATE", "UPDATE")
-    failure_policy: Literal["Fail", "Ignore"] = "Fail"
-    timeout: int = 10
-    namespace_selector: Mapping[str, Any] = field(default_factory=dict)
+class Hook(Protocol):
+    """Something that the API server calls, and is told so by an object at ``resource_path``."""
 
     @property
-    def _configuration_kind(self) -> str:
-        return "MutatingWebhookConfiguration" if self.mutating else "ValidatingWebhookConfiguration"
+    def name(self) -> str: ...
+    @property
+    def path(self) -> str:
+        """Where it is called, on this server."""
+        ...
 
     @property
-    def resource_path(self) -> str:
-        """Where its configuration object is."""
-        return f"/apis/admissionregistration.k8s.io/v1/{self._configuration_kind.lower()}s/{self.name}"
+    def timeout(self) -> int:
+        """Seconds after which the API server has stopped waiting."""
+        ...
 
-    def configuration(self, client_config: Mapping[str, Any]) -> dict[str, Any]:
-        """The webhook configuration object that has the API server call it at *client_config*."""
-        return {
-            "apiVersion": "admissionregistration.k8s.io/v1",
-            "kind": self._configuration_kind,
-            "metadata": {"name": self.name},
-            "webhooks": [
-                {
-                    "name": self.name,
-                    "clientConfig": dict(client_config),
-                    "rules": [
-                        {
-                            "apiGroups": [self.kind.group],
-                            "apiVersions": [self.kind.version],
-                            "operations": list(self.operations),
-                            "resources": [self.kind.plural],
-                            "scope": "Namespaced" if self.kind.namespaced else "Cluster",
-                        }
-                    ],
-                    "failurePolicy": self.failure_policy,
-                    "sideEffects": "None",
-                    "admissionReviewVersions": ["v1"],
-                    "timeoutSeconds": self.timeout,
-                    "namespaceSelector": dict(self.namespace_selector),
-                }
-            ],
-        }
+    @property
+    def resource_path(self) -> str: ...
+    @property
+    def removable(self) -> bool:
+        """Whether the registration goes when nobody answers any more."""
+        ...
+
+    @property
+    def conversion(self) -> bool:
+        """Whether the registration is a part of a definition, which somebody else makes."""
+        ...
+
+    def client_config(self, configuration: Mapping[str, Any]) -> Mapping[str, Any]: ...
+    def registration(self, client_config: Mapping[str, Any]) -> dict[str, Any]: ...
+    async def answer(self, review: Mapping[str, Any]) -> dict[str, Any]: ...
+    def failure(self, review: Mapping[str, Any], message: str) -> dict[str, Any]: ...
 
 
-class AdmissionServer:
+class WebhookServer:
     """Serves webhooks, and keeps them registered for as long as it does.
 
     It listens on *host* and *port* (0: any free one). The API server is told to call *url*, by default
@@ -128,11 +82,15 @@ class AdmissionServer:
 
     Its certificates live for *lifetime*, and are renewed after two thirds of it; the authority before the last stays
     trusted, so that no call fails meanwhile. Several processes may serve behind one Service: each adds its own
-    authority to the bundle that is there. Registrations are looked at every *check_every* seconds and mended.
+    authority to the bundle that is there, replaces the one of an earlier process of the same *instance* (by default
+    the host's name, which is the pod's), and takes its own out when it ends in good order and others remain.
+    Registrations are looked at every *check_every* seconds and mended.
 
-    An orderly stop without a Service removes the registrations: a controller that is switched off on somebody's
-    laptop must not have the API server refuse every write to its kinds. Behind a Service they stay, as others serve,
-    or are about to; and after a crash they stay too, until the next start.
+    An orderly stop without a Service removes the registrations of admission: a controller that is switched off on
+    somebody's laptop must not have the API server refuse every write to its kinds. Behind a Service they stay, as
+    others serve, or are about to; and after a crash they stay too, until the next start. Those of conversion stay
+    always: without one, objects would be served in the wrong version instead of not at all. The definition that a
+    conversion belongs to may come later.
 
     Raises ``ValueError`` for an address that the API server (at *api_server_url*, by default where the client's
     transport leads, if it says) cannot call.
@@ -141,7 +99,7 @@ class AdmissionServer:
     def __init__(
         self,
         client: Client,
-        webhooks: Sequence[AdmissionWebhook],
+        webhooks: Sequence[Hook],
         *,
         clock: Clock,
         metrics: Metrics | None = None,
@@ -152,20 +110,23 @@ class AdmissionServer:
         api_server_url: str | None = None,
         lifetime: timedelta = timedelta(days=365),
         check_every: float = 60.0,
+        instance: str | None = None,
     ) -> None:
         self._client = client
         self._webhooks = tuple(webhooks)
         self._clock = clock
-        self._metrics = metrics
+        self._metrics = metrics or Metrics()
         self._host = host
         self._port = port
         self._url = url.rstrip("/") if url is not None else None
         self._service = service
         self._lifetime = lifetime
         self._check_every = check_every
+        self._instance = instance if instance is not None else platform.node()
         self._authorities: list[bytes] = []
         self._renew_at = clock.now()
         self._fresh: IssuedCertificate | None = None
+        self._missing: set[str] = set()
         self._log = structlog.get_logger("kaito_ctrl").bind(component="webhook")
         if service is None:
             _refuse_uncallable(
@@ -173,6 +134,11 @@ class AdmissionServer:
             )
         elif url is not None:
             raise ValueError("a webhook is called at a url or through a service, not both")
+
+    @property
+    def url(self) -> str:
+        """Where the API server is told to call, if not through a Service; known once it has started."""
+        return self._url or ""
 
     async def run(self, lifetime: Lifetime) -> None:
         """Started once the API server has been told where to call."""
@@ -192,20 +158,24 @@ class AdmissionServer:
             lifetime.started()
             while not await self._stopped(lifetime):
                 await self._maintain(context)
-            if self._service is None:
-                await self._deregister()
+            for webhook in self._webhooks:
+                await self._leave(webhook)
         finally:
             await runner.cleanup()
 
     async def _stopped(self, lifetime: Lifetime) -> bool:
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._check_every):
+            async with asyncio.timeout(min(self._check_every, _CHECK_SOON) if self._missing else self._check_every):
                 await lifetime.wait_stopping()
         return lifetime.is_stopping
 
+    # -- certificates ----------------------------------------------------------------------------------------------
+
     def _renew(self) -> IssuedCertificate:
         now = self._clock.now()
-        authority = CertificateAuthority("kaito-ctrl-webhook", now=now, lifetime=self._lifetime)
+        authority = CertificateAuthority(
+            "kaito-ctrl-webhook", now=now, lifetime=self._lifetime, unit=self._instance if self._service else ""
+        )
         self._authorities = [authority.pem, *self._authorities[:1]]
         self._renew_at = now + self._lifetime * 2 / 3
         return authority.issue(self._names(), now=now, lifetime=self._lifetime)
@@ -230,35 +200,46 @@ class AdmissionServer:
             self._fresh.load_into(context)
             self._fresh = None
 
-    async def _register(self, webhook: AdmissionWebhook, *, afresh: bool = False) -> None:
-        """Write the configuration *afresh*, or else if it is not as it should be, until it is found that way: somebody
+    # -- registration ----------------------------------------------------------------------------------------------
+
+    async def _register(self, webhook: Hook, *, afresh: bool = False) -> None:
+        """Write the registration *afresh*, or else if it is not as it should be, until it is found that way: somebody
         else may be adding their own authority at the same time."""
         for _ in range(_ATTEMPTS):
             present = await self._present(webhook)
-            known = _client_config(present)
+            if present is None and webhook.conversion:
+                if webhook.name not in self._missing:
+                    self._log.warning("there is no such CustomResourceDefinition to convert for", crd=webhook.name)
+                self._missing.add(webhook.name)
+                return
+            self._missing.discard(webhook.name)
+            known = webhook.client_config(present) if present is not None else {}
             if not afresh and self._service is None and known.get("url") not in (None, self._url_of(webhook)):
                 return  # another process has taken it over since: not to be fought about
             wanted = self._client_config(webhook, known)
             if known == wanted and not afresh:
                 return
             afresh = False
-            body = webhook.configuration(wanted)
-            if present is not None:
-                body["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
             with suppress(Conflict):
-                await self._client.request(
-                    "PATCH",
-                    webhook.resource_path,
-                    query=(("fieldManager", self._client.field_manager), ("force", "true")),
-                    body=body,
-                    headers={"content-type": "application/apply-patch+yaml"},
-                )
-        raise Conflict(409, "Conflict", f"the configuration of webhook {webhook.name} keeps changing")
+                await self._write(webhook, wanted, present)
+        raise Conflict(409, "Conflict", f"the registration of webhook {webhook.name} keeps changing")
 
-    def _url_of(self, webhook: AdmissionWebhook) -> str:
+    async def _write(self, webhook: Hook, client_config: Mapping[str, Any], present: Mapping[str, Any] | None) -> None:
+        body = webhook.registration(client_config)
+        if present is not None:
+            body["metadata"]["resourceVersion"] = present["metadata"]["resourceVersion"]
+        await self._client.request(
+            "PATCH",
+            webhook.resource_path,
+            query=(("fieldManager", self._client.field_manager), ("force", "true")),
+            body=body,
+            headers={"content-type": "application/apply-patch+yaml"},
+        )
+
+    def _url_of(self, webhook: Hook) -> str:
         return f"{self._url}{webhook.path}"
 
-    async def _present(self, webhook: AdmissionWebhook) -> dict[str, Any] | None:
+    async def _present(self, webhook: Hook) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = decode_json(await self._client.request("GET", webhook.resource_path))
         except NotFound as error:
@@ -267,10 +248,11 @@ class AdmissionServer:
             return None
         return found
 
-    def _client_config(self, webhook: AdmissionWebhook, known: Mapping[str, Any]) -> dict[str, Any]:
+    def _client_config(self, webhook: Hook, known: Mapping[str, Any]) -> dict[str, Any]:
         # A url leads to this process alone, a Service to any of its own.
-        others = [base64.b64decode(known.get("caBundle") or "")] if self._service is not None else []
-        bundle = merge_bundles(self._authorities, others, now=self._clock.now(), limit=_BUNDLE_LIMIT)
+        others = [_bundle(known)] if self._service is not None else []
+        unit = self._instance if self._service is not None else ""
+        bundle = merge_bundles(self._authorities, others, now=self._clock.now(), limit=_BUNDLE_LIMIT, unit=unit)
         config: dict[str, Any] = {"caBundle": base64.b64encode(bundle).decode()}
         if self._service is None:
             config["url"] = self._url_of(webhook)
@@ -279,50 +261,92 @@ class AdmissionServer:
             config["service"] = {"namespace": namespace, "name": name, "port": port, "path": webhook.path}
         return config
 
-    async def _deregister(self) -> None:
-        for webhook in self._webhooks:
-            try:
-                present = await self._present(webhook)
-                if present is None or _client_config(present).get("url") != self._url_of(webhook):
-                    continue  # another process has taken it over
-                metadata = present["metadata"]
-                preconditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
-                await self._client.request("DELETE", webhook.resource_path, body={"preconditions": preconditions})
-            except (NotFound, Conflict):
-                continue
-            except KubeError as error:
-                self._log.warning(
-                    "cannot remove a webhook's registration: writes to its kind fail until it is deleted or served",
-                    webhook=webhook.name,
-                    error=str(error),
-                )
-
-    def _route(self, webhook: AdmissionWebhook) -> Callable[[web.Request], Any]:
-        async def answer(request: web.Request) -> web.Response:
-            try:
-                review = decode_json(await request.read())
-                asked = review["request"]
-                uid = asked["uid"]
-            except (ValueError, KeyError, TypeError):
-                return web.json_response({"message": "expected an AdmissionReview"}, status=400)
-            try:
-                response = webhook.handler(_request(asked))
-            except Exception as error:  # noqa: BLE001
-                # A bug in a rule must not look like a refusal of the rule, nor take the server down.
-                self._log.exception("admission failed", webhook=webhook.name)
-                response = AdmissionResponse(False, f"internal error: {error}", 500, "InternalError")
-            if self._metrics is not None:
-                self._metrics.webhook_requests.labels(webhook.path, "200").inc()
-            return web.json_response(
-                {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": _response(uid, response)}
+    async def _leave(self, webhook: Hook) -> None:
+        try:
+            if self._service is not None:
+                await self._withdraw(webhook)
+            elif webhook.removable:
+                await self._deregister(webhook)
+        except (NotFound, Conflict):
+            pass
+        except KubeError as error:
+            self._log.warning(
+                "cannot take back a webhook's registration: without anybody to serve it, writes to its kind fail until "
+                "it is deleted or served",
+                webhook=webhook.name,
+                error=str(error),
             )
+
+    async def _withdraw(self, webhook: Hook) -> None:
+        """Nobody calls this process any more: have its authority forgotten, unless nothing else would be trusted."""
+        for _ in range(_ATTEMPTS):
+            present = await self._present(webhook)
+            if present is None:
+                return
+            known = webhook.client_config(present)
+            rest = merge_bundles([], [_bundle(known)], now=self._clock.now(), limit=_BUNDLE_LIMIT, unit=self._instance)
+            if not rest or rest == _bundle(known):
+                return
+            with suppress(Conflict):
+                await self._write(webhook, {**known, "caBundle": base64.b64encode(rest).decode()}, present)
+                return
+
+    async def _deregister(self, webhook: Hook) -> None:
+        present = await self._present(webhook)
+        if present is None or webhook.client_config(present).get("url") != self._url_of(webhook):
+            return  # another process has taken it over
+        metadata = present["metadata"]
+        preconditions = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        await self._client.request("DELETE", webhook.resource_path, body={"preconditions": preconditions})
+
+    # -- answering -------------------------------------------------------------------------------------------------
+
+    def _route(self, webhook: Hook) -> Callable[[web.Request], Awaitable[web.Response]]:
+        metrics = self._metrics.webhook(webhook.path)
+        panics = self._metrics.conversion_panics if webhook.conversion else self._metrics.webhook_panics
+
+        async def answer(request: web.Request) -> web.Response:
+            clock = asyncio.get_running_loop().time
+            began, code = clock(), 500
+            metrics.in_flight.inc()
+            try:
+                review = _review(await request.read())
+                if review is None:
+                    code = 400
+                    return web.json_response({"message": "expected a review with a request and its uid"}, status=code)
+                code = 200
+                try:
+                    async with asyncio.timeout(webhook.timeout):
+                        return web.json_response(await webhook.answer(review))
+                except Exception as error:  # noqa: BLE001
+                    # A bug in a rule must not look like a refusal of the rule, nor take the server down.
+                    self._log.exception("webhook failed", webhook=webhook.name)
+                    panics.inc()
+                    return web.json_response(webhook.failure(review, _text(error)))
+            except web.HTTPException as error:
+                code = error.status
+                raise
+            finally:
+                metrics.in_flight.dec()
+                metrics.answered(code, clock() - began)
 
         return answer
 
 
-def _client_config(configuration: Mapping[str, Any] | None) -> dict[str, Any]:
-    webhooks = (configuration or {}).get("webhooks") or [{}]
-    return webhooks[0].get("clientConfig") or {}
+def _review(body: bytes) -> dict[str, Any] | None:
+    try:
+        review = decode_json(body)
+        return review if isinstance(review["request"]["uid"], str) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _text(error: Exception) -> str:
+    return "it took too long" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+
+
+def _bundle(client_config: Mapping[str, Any]) -> bytes:
+    return base64.b64decode(client_config.get("caBundle") or "")
 
 
 def _refuse_uncallable(url: str | None, host: str, api_server_url: str | None) -> None:
@@ -346,27 +370,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def _request(asked: Mapping[str, Any]) -> AdmissionRequest:
-    return AdmissionRequest(
-        operation=asked["operation"],
-        namespace=asked.get("namespace") or "",
-        name=asked.get("name") or "",
-        object=asked.get("object"),
-        old=asked.get("oldObject"),
-        user=(asked.get("userInfo") or {}).get("username") or "",
-        dry_run=bool(asked.get("dryRun")),
-    )
-
-
-def _response(uid: str, response: AdmissionResponse) -> dict[str, Any]:
-    wire: dict[str, Any] = {"uid": uid, "allowed": response.allowed}
-    if not response.allowed:
-        wire["status"] = {"code": response.code, "reason": response.reason, "message": response.message}
-    if response.warnings:
-        wire["warnings"] = list(response.warnings)
-    if response.allowed and response.patch:
-        wire["patchType"] = "JSONPatch"
-        wire["patch"] = base64.b64encode(encode_json(list(response.patch))).decode()
-    return wire
