@@ -140,6 +140,7 @@ class DevCluster:
             kubelet = ProcessKubelet(cluster, root=root, images=images, env=env, timings=timings)
             dev = cls(server, cluster, kubelet, proxy, manager)
             server.set_log_source(dev._logs)
+            server.kubelet = kubelet.api
             if tcp:
                 dev.endpoint = await stack.enter_async_context(serve(server, host=host, port=port, token=token))
             async with asyncio.TaskGroup() as group:

@@ -94,7 +94,8 @@ def _core(add: Callable[..., None]) -> None:
     )  # fmt: skip
     add(
         "", "Pod", "pods", PodStrategy(), short="po", status=True, categories=_ALL,
-        subresources=("log", "binding", "eviction", "proxy"), fields=pod_fields, selectable=pods,
+        subresources=("attach", "binding", "eviction", "exec", "log", "portforward", "proxy"),
+        fields=pod_fields, selectable=pods,
     )  # fmt: skip
     add(
         "", "Service", "services", ServiceStrategy(), short="svc", status=True, categories=_ALL, subresources=("proxy",)

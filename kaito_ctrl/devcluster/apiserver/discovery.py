@@ -42,6 +42,9 @@ def _subresources(resource: Resource) -> list[tuple[str, str, str, str, tuple[st
         found.append(("scale", "autoscaling", "v1", "Scale", ("get", "patch", "update")))
     known: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
         "log": (*own, ("get",)),
+        "exec": ("", "v1", "PodExecOptions", ("create", "get")),
+        "attach": ("", "v1", "PodAttachOptions", ("create", "get")),
+        "portforward": ("", "v1", "PodPortForwardOptions", ("create", "get")),
         "binding": ("", "v1", "Binding", ("create",)),
         "eviction": ("policy", "v1", "Eviction", ("create",)),
         "proxy": ("", "v1", f"{resource.kind}ProxyOptions", ("create", "delete", "get", "patch", "update")),

@@ -1,7 +1,7 @@
 """``services/proxy`` and ``pods/proxy``: plain HTTP through the API server to whatever listens behind.
 
-The body streams through, so that a model's tokens arrive as they are made. Connection upgrades (exec, attach,
-port-forward) are not relayed: they would start here, with :func:`split_name` and :class:`Relay.address`.
+The body streams through, so that a model's tokens arrive as they are made. Connection upgrades (a WebSocket of the
+program behind) are not relayed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Relay:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unavailable(f"error trying to reach service: {error}") from error
         kept = {key.lower(): value for key, value in answer.headers.items() if key.lower() not in _KEPT_HERE}
-        return Response(answer.status, kept, _body(answer))
+        return Response(answer.status, kept, _body(answer), answer.close)
 
     def address(self, resource: Resource, namespace: str, name: str, port: str) -> tuple[str, int]:
         """Host and port that serve it now. Raises a 404 or a 503."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import yaml
+from aiohttp import web
 
 from kaito_ctrl.devcluster.apiserver import creating, deleting, patching, reviews, subresources, updating
 from kaito_ctrl.devcluster.apiserver.access import Access, attributes_of
@@ -17,6 +18,7 @@ from kaito_ctrl.devcluster.apiserver.admission import Admission, Review
 from kaito_ctrl.devcluster.apiserver.backend import Backend, prepare_views, view
 from kaito_ctrl.devcluster.apiserver.bootstrap import bootstrap
 from kaito_ctrl.devcluster.apiserver.builtin import register_builtins
+from kaito_ctrl.devcluster.apiserver.connecting import connect, container_of
 from kaito_ctrl.devcluster.apiserver.crds import CrdServing
 from kaito_ctrl.devcluster.apiserver.discovery import Discovery
 from kaito_ctrl.devcluster.apiserver.errors import (
@@ -57,6 +59,7 @@ LogOptions = Mapping[str, str]
 """The query of a log request: ``follow``, ``tailLines``, ``timestamps``, ``previous``, ``sinceSeconds``, ..."""
 LogSource = Callable[[str, str, str, LogOptions], Awaitable[AsyncIterator[bytes]]]
 """Namespace, pod, container ("" for the only one) and options to the log's bytes. May raise ``StatusError``."""
+ConnectionHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class ApiServer:
@@ -95,6 +98,8 @@ class ApiServer:
         CrdServing(self.backend).start()
         self._discovery = Discovery(registry)
         self._logs: LogSource | None = None
+        self.kubelet: ConnectionHandler | None = None
+        """What serves the connections of ``exec``, ``attach`` and ``portforward``: a kubelet's HTTP API."""
         self._relay = Relay(self.backend)
         bootstrap(self.backend, rbac=rbac)
 
@@ -244,6 +249,10 @@ class ApiServer:
                 return Response.of(200, encode(await subresources.scale(backend, call, resource, name)))
             case "log" if "log" in resource.subresources and call.method == "GET":
                 return await self._log(call)
+            case "exec" | "attach" | "portforward" if target.subresource in resource.subresources:
+                if self.kubelet is None:
+                    raise StatusError(501, "NotImplemented", "this API server has no kubelet to connect to")
+                return await connect(backend, call, resource)
             case "proxy" if "proxy" in resource.subresources:
                 return await self._relay.send(call, resource)
             case "binding" if "binding" in resource.subresources and call.method == "POST":
@@ -359,20 +368,7 @@ class ApiServer:
         pods = self.backend.registry.find("", "v1", "pods")
         assert pods is not None
         pod = self.backend.require(pods, target.namespace, target.name)
-        containers = [c["name"] for key in ("containers", "initContainers") for c in pod.obj["spec"].get(key) or ()]
-        wanted = call.query.get("container")
-        if wanted and wanted not in containers:
-            raise StatusError(400, "BadRequest", f"container {wanted} is not valid for pod {target.name}")
-        if not wanted:
-            main = [c["name"] for c in pod.obj["spec"]["containers"]]
-            if len(main) > 1:
-                names = " ".join(main)
-                raise StatusError(
-                    400,
-                    "BadRequest",
-                    f"a container name must be specified for pod {target.name}, choose one of: [{names}]",
-                )
-            wanted = main[0]
+        wanted = container_of(pod.obj, call.query.get("container"))
         if self._logs is None:
             raise StatusError(501, "NotImplemented", "this API server has no source of pod logs")
         review = Review("CONNECT", pods, pod.key, call, old=None, subresource="log")

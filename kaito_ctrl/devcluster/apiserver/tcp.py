@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
+from yarl import URL
 
 from kaito_ctrl.devcluster.apiserver.certificates import issue_certificates, server_context
 from kaito_ctrl.devcluster.apiserver.identity import User
@@ -55,7 +56,7 @@ class _Handler:
         self._server = server
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.read() if request.body_exists else None
+        body = await request.read() if request.body_exists and "Upgrade" not in request.headers else None
         wanted = Request(
             request.method,
             request.rel_url.raw_path,
@@ -64,6 +65,8 @@ class _Handler:
             body,
         )
         answer = await self._server.handle(wanted)
+        if answer.status == 101 and self._server.kubelet is not None:
+            return await self._server.kubelet(request.clone(rel_url=URL(answer.headers["location"], encoded=True)))
         # Everything else is small, whole, and better sent with its length.
         streaming = (
             "stream=watch" in answer.headers.get("content-type", "")
