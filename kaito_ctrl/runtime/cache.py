@@ -29,8 +29,9 @@ from kaito_ctrl.runtime.errors import (
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.metrics import Metrics
+from kaito_ctrl.runtime.scope import Scope
 from kaito_ctrl.runtime.store import Doubt, Indexer, Store
-from kaito_ctrl.runtime.watch import Reflector, Scope, State, Waiting
+from kaito_ctrl.runtime.watch import Reflector, State, Waiting
 
 __all__ = ["Cache", "Reader"]
 
@@ -74,7 +75,7 @@ class Cache(Reader):
         client: Client,
         *,
         rng: Any,
-        streaming: bool = False,
+        streaming: bool = True,
         sync_timeout: float = 120.0,
         metrics: Metrics | None = None,
     ) -> None:
@@ -86,10 +87,12 @@ class Cache(Reader):
         self._metrics = metrics
         self._stores: dict[type[Resource], Store[Any]] = {}
         self._scopes: dict[type[Resource], Scope] = {}
+        """Of the kinds for which somebody has given one."""
         self._settling: dict[type[Resource], asyncio.Lock] = {}
         self._running = False
         self._log = structlog.get_logger("kaito_ctrl")
-        self.reflectors: dict[type[Resource], Reflector] = {}
+        self.reflectors: dict[type[Resource], tuple[Reflector, ...]] = {}
+        """Of each kind, one for each namespace that is watched by itself."""
 
     def declare(
         self,
@@ -98,21 +101,27 @@ class Cache(Reader):
         scope: Scope | None = None,
         indexes: Mapping[str, Indexer[R]] | None = None,
     ) -> Store[R]:
-        """Have *kind* watched; declaring it again is fine if the scope is the same.
+        """Have *kind* watched; without a *scope*, as others declare it, or else all of it.
 
-        Raises ``RuntimeError`` once the cache runs, and ``ValueError`` for another scope.
+        Raises ``RuntimeError`` once the cache runs, and ``ValueError`` for two scopes of one kind that differ.
         """
         store = self._stores.get(kind)
+        known = self._scopes.get(kind, scope)
+        if scope != known and scope is not None:
+            raise ValueError(
+                f"{kind.kind} is declared with two scopes, and is cached once: {known} and {scope}; declare it with "
+                "the same scope everywhere, or in one place only"
+            )
+        if self._running and (store is None or (scope is not None and scope != store.scope)):
+            raise RuntimeError(f"{kind.kind} must be declared before the cache runs")
         if store is None:
-            if self._running:
-                raise RuntimeError(f"{kind.kind} must be declared before the cache runs")
             store = self._stores[kind] = Store(kind)
-            self._scopes[kind] = scope or Scope()
             if self._metrics is not None:
                 undecodable = partial(getattr, store, "undecodable")
                 self._metrics.undecodable.labels(kind.kind).set_function(undecodable)
-        elif scope is not None and scope != self._scopes[kind]:
-            raise ValueError(f"{kind.kind} is declared with two scopes: {self._scopes[kind]} and {scope}")
+        if scope is not None:
+            self._scopes[kind] = scope
+            store.limit(scope)
         for name, indexer in (indexes or {}).items():
             store.add_index(name, indexer)
         return cast("Store[R]", store)
@@ -127,10 +136,9 @@ class Cache(Reader):
         waiting = []
         for kind, store in self._stores.items():
             if not store.synced:
-                reflector = self.reflectors.get(kind)
-                state = reflector.state if reflector is not None else None
-                reason = f" ({state.reason})" if isinstance(state, Waiting) and state.reason else ""
-                waiting.append(kind.plural + reason)
+                states = [reflector.state for reflector in self.reflectors.get(kind, ())]
+                reasons = {state.reason: None for state in states if isinstance(state, Waiting) and state.reason}
+                waiting.append(f"{kind.plural} ({', '.join(reasons)})" if reasons else kind.plural)
         return waiting
 
     async def run(self, lifetime: Lifetime) -> None:
@@ -153,16 +161,23 @@ class Cache(Reader):
         watches: list[asyncio.Task[None]] = []
         async with asyncio.TaskGroup() as group:
             for kind, store in self._stores.items():
-                reflector = self.reflectors[kind] = Reflector(
-                    self._client.transport,
-                    kind,
-                    store,
-                    scope=self._scopes[kind],
-                    rng=self._rng,
-                    streaming=self._streaming,
-                    on_state=partial(on_state, kind),
+                self.reflectors[kind] = tuple(
+                    Reflector(
+                        self._client.transport,
+                        kind,
+                        feed,
+                        scope=store.scope,
+                        namespace=feed.namespace,
+                        rng=self._rng,
+                        streaming=self._streaming,
+                        on_state=partial(on_state, kind),
+                    )
+                    for feed in store.feeds
                 )
-                watches.append(group.create_task(reflector.run(), name=f"watch/{kind.plural}"))
+                watches += [
+                    group.create_task(each.run(), name=f"watch/{kind.plural}/{each.namespace or ''}")
+                    for each in self.reflectors[kind]
+                ]
             try:
                 async with asyncio.timeout(self._sync_timeout):
                     await synced.wait()
@@ -247,8 +262,6 @@ class Cache(Reader):
             ) from None
 
     def _in_scope(self, kind: type[Resource], key: ObjectKey) -> bool:
-        scope = self._scopes[kind]
-        if scope.namespace and scope.namespace != key.namespace:
-            return False
+        store = self._stores[kind]
         # Whether a selector holds only the server knows; such a cache learns of new objects from its watch alone.
-        return not (scope.labels or scope.fields) or key in self._stores[kind]
+        return store.scope.includes(kind, key) and (not store.scope.query() or key in store)

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.client import Client
-from kaito_ctrl.runtime.codec import decode_header
 from kaito_ctrl.runtime.errors import Conflict, NotFound, RetryAfter
 from kaito_ctrl.runtime.meta import ObjectKey, key_of
 from kaito_ctrl.runtime.store import Entry
@@ -53,7 +52,7 @@ class Finalizer(Generic[R]):
             if not error.of_object:
                 raise
             return None
-        live = Entry(self.kind, decode_header(raw), raw)
+        live = Entry.of(self.kind, raw)
         waits = live.header.uid == uid and live.header.deletion_timestamp is not None and self.holds(live)
         return live if waits else None
 

@@ -1,28 +1,33 @@
-"""The content of one kind: entries, indexes, and never a step backwards.
+"""The content of one kind: entries by key, by owner, and by declared indexes.
 
-An entry is a header, the object's bytes, and its typed view, decoded on first read. Readers get immutable objects,
-so nothing is ever copied. Two writers feed a store: the watch, in the server's order, and the process's own writes,
-whose answers are put in at once, so that no reader sees the world older than its own writes. An answer that the
-watch has already passed is ignored; a watch event older than an entry is too.
+Readers get immutable objects, so nothing is ever copied. What feeds a store, and never a step backwards, is in
+:mod:`kaito_ctrl.runtime.feed`; how an object is kept, in :mod:`kaito_ctrl.runtime.entry`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
 import structlog
-from pydantic import ValidationError
 
 from kaito_api.meta import Resource
-from kaito_ctrl.runtime.codec import Header, decode_header, strip_managed_fields
-from kaito_ctrl.runtime.errors import DecodeError, NotCached
-from kaito_ctrl.runtime.meta import ObjectKey, newer, parse_version
+from kaito_ctrl.runtime.codec import decode_record
+from kaito_ctrl.runtime.entry import Entry, Form
+from kaito_ctrl.runtime.errors import NotCached
+from kaito_ctrl.runtime.feed import Feed
+from kaito_ctrl.runtime.meta import ObjectKey, parse_version
+from kaito_ctrl.runtime.scope import Scope
 
 __all__ = ["Change", "Doubt", "Entry", "Indexer", "Store"]
 
 R = TypeVar("R", bound=Resource)
+
+_KEPT_FOR_INDEXES = 1000
+"""Entries up to which a view that was decoded for an index alone is kept; beyond, memory counts for more."""
 
 _log = structlog.get_logger("kaito_ctrl")
 
@@ -30,54 +35,7 @@ Indexer = Callable[[R], Iterable[str]]
 """Maps an object to the values under which it is to be found."""
 
 
-class Entry(Generic[R]):
-    """One version of one object. Its header is always there; its typed view may fail to be."""
-
-    __slots__ = ("_view", "header", "key", "kind", "raw")
-
-    def __init__(self, kind: type[R], header: Header, raw: bytes) -> None:
-        self.kind = kind
-        self.key = ObjectKey(header.namespace or "", header.name)
-        self.header = header
-        self.raw = raw
-        self._view: R | DecodeError | None = None
-
-    @property
-    def decodable(self) -> bool:
-        """Whether :meth:`view` works."""
-        if self._view is None:
-            self._decode()
-        return not isinstance(self._view, DecodeError)
-
-    @property
-    def failed(self) -> bool:
-        """Whether :meth:`view` was tried, and does not work."""
-        return isinstance(self._view, DecodeError)
-
-    def view(self) -> R:
-        """The object. Raises :class:`~kaito_ctrl.runtime.errors.DecodeError` when it does not fit its model."""
-        if self._view is None:
-            self._decode()
-        if isinstance(self._view, DecodeError):
-            raise self._view
-        assert self._view is not None
-        return self._view
-
-    def _decode(self) -> None:
-        try:
-            self._view = self.kind.model_validate_json(self.raw)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-                for problem in error.errors(include_url=False)
-            )
-            self._view = DecodeError(f"{self.kind.kind} {self.key} does not fit its model: {problems}", self.raw)
-            # Whoever lists objects will not see this one, so somebody has to say it: once, for this version.
-            _log.warning("undecodable object", kind=self.kind.kind, key=str(self.key), problems=problems)
-
-
-@dataclass(frozen=True, slots=True)
-class Change(Generic[R]):
+class Change(msgspec.Struct, Generic[R], frozen=True, gc=False):
     """What happened to one key: ``old`` is ``None`` at its first sight, ``new`` at its end."""
 
     key: ObjectKey
@@ -100,27 +58,27 @@ class Doubt(Generic[R]):
 
 
 class Store(Generic[R]):
-    """Entries by key, by owner, and by declared indexes. Feeds listeners, in order, without awaiting anything."""
+    """The content of *kind* within *scope*. Tells listeners of each change, in order, without awaiting anything."""
 
-    def __init__(self, kind: type[R]) -> None:
+    def __init__(self, kind: type[R], scope: Scope | None = None) -> None:
         self.kind = kind
-        self.synced = False
-        self.version = ""
-        """Everything up to this resourceVersion has been seen from the watch."""
-        self.unreadable = 0
-        """How often bytes came that are no object at all."""
+        self.bytes = 0
+        """What the kept bytes of all entries add up to."""
+        self.limit(scope or Scope())
         self._entries: dict[ObjectKey, Entry[R]] = {}
         self._owners: dict[str, set[ObjectKey]] = {}
         self._indexers: dict[str, Indexer[R]] = {}
         self._indexes: dict[str, dict[str, set[ObjectKey]]] = {}
         self._indexed: dict[ObjectKey, tuple[tuple[str, str], ...]] = {}
-        self._listeners: list[Listener[R]] = []
-        self._seen: set[ObjectKey] | None = None
-        self._buried: dict[str, str] = {}
-        self._older: dict[ObjectKey, Entry[R]] = {}
-        self._written: set[ObjectKey] = set()
+        self._listeners: tuple[Listener[R], ...] = ()
         self._uncertain: dict[ObjectKey, int] = {}
         self._doubts = 0
+
+    def limit(self, scope: Scope) -> None:
+        """Have it hold what *scope* says; only before anything has been fed to it."""
+        self.scope = scope
+        self.form = Form(self.kind, scope)
+        self._feeds = {place: Feed(self, place) for place in scope.places(self.kind)}
 
     # -- declaring -----------------------------------------------------------------------------------------------
 
@@ -137,9 +95,44 @@ class Store(Generic[R]):
     def listen(self, listener: Listener[R]) -> Callable[[], None]:
         """Hear of every change from now on, after a replay of the present content; returns what ends it."""
         for entry in tuple(self._entries.values()):
-            listener(Change(entry.key, None, entry, initial=True))
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+            listener(Change(entry.key, None, entry, True))
+        self._listeners = (*self._listeners, listener)
+
+        def end() -> None:
+            rest = list(self._listeners)
+            rest.remove(listener)
+            self._listeners = tuple(rest)
+
+        return end
+
+    # -- being fed -----------------------------------------------------------------------------------------------
+
+    @property
+    def feeds(self) -> tuple[Feed[R], ...]:
+        """One for each namespace that is watched by itself."""
+        return tuple(self._feeds.values())
+
+    def feed(self, namespace: str | None = None) -> Feed[R]:
+        """The feed of *namespace*; ``None``: the only one. Raises ``KeyError``."""
+        return self._feeds[namespace]
+
+    def _feed_of(self, key: ObjectKey) -> Feed[R] | None:
+        return self._feeds.get(None) or self._feeds.get(key.namespace)
+
+    @property
+    def synced(self) -> bool:
+        """Whether every feed has brought its full content."""
+        return all(feed.synced for feed in self._feeds.values())
+
+    @property
+    def version(self) -> str:
+        """Everything up to this resourceVersion has been seen from the watch, or from the slowest of them."""
+        return min((feed.version for feed in self._feeds.values()), key=lambda each: parse_version(each) or 0)
+
+    @property
+    def unreadable(self) -> int:
+        """How often something came that is no object with usable metadata."""
+        return sum(feed.unreadable for feed in self._feeds.values())
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -152,11 +145,20 @@ class Store(Generic[R]):
     @property
     def undecodable(self) -> int:
         """How many of the present entries were read and did not fit their model."""
-        return sum(entry.failed for entry in self._entries.values())
+        misfits = self.form.misfits
+        misfits.intersection_update(
+            [key for key in misfits if (entry := self._entries.get(key)) is not None and entry.failed]
+        )
+        return len(misfits)
 
     def entry(self, key: ObjectKey) -> Entry[R] | None:
         """The entry of *key*, whether it can be decoded or not."""
         return self._entries.get(key)
+
+    def keys_except(self, seen: AbstractSet[ObjectKey], namespace: str | None) -> set[ObjectKey]:
+        """The keys, of one namespace or of all (``None``), that are not in *seen*."""
+        missing = self._entries.keys() - seen
+        return missing if namespace is None else {key for key in missing if key.namespace == namespace}
 
     def entries(self) -> Iterable[Entry[R]]:
         """All entries, in no particular order."""
@@ -205,83 +207,19 @@ class Store(Generic[R]):
         """Keys whose last write had no answer; see :meth:`settle`."""
         return frozenset(self._uncertain)
 
-    # -- the watch's side ----------------------------------------------------------------------------------------
-
-    def begin_replace(self) -> None:
-        self._seen = set()
-        self._older.clear()
-        self._written.clear()
-
-    def upsert(self, raw: bytes, *, initial: bool) -> None:
-        entry = self._read(raw)
-        if entry is None:
-            return
-        if self._seen is not None:
-            self._seen.add(entry.key)
-        if not initial:
-            self.version = entry.header.resource_version or self.version
-        self._put(entry, initial=initial)
-
-    def remove(self, raw: bytes) -> None:
-        entry = self._read(raw)
-        if entry is None:
-            return
-        self.version = entry.header.resource_version or self.version
-        current = self._entries.get(entry.key)
-        self._buried.pop(entry.header.uid, None)
-        self._older.pop(entry.key, None)
-        # A DELETED event may arrive after the answer to a create of the next object of that name.
-        if current is not None and (
-            current.header.uid == entry.header.uid
-            or newer(entry.header.resource_version, current.header.resource_version)
-        ):
-            self._drop(current)
-
-    def end_replace(self, version: str) -> None:
-        seen, self._seen = self._seen or set(), None
-        self._buried.clear()
-        now, before = parse_version(version), parse_version(self.version)
-        went_back = now is not None and before is not None and now < before
-        for key, entry in tuple(self._entries.items()):
-            listed = self._older.pop(key, None)
-            if key in seen and listed is None:
-                continue
-            if went_back:
-                # A restored etcd, or another cluster behind the address: its versions cannot be compared with ours.
-                ours = key in self._written
-            else:
-                # What we ourselves wrote after the server took its list is newer than the list, not gone.
-                ours = now is not None and newer(entry.header.resource_version, version)
-            if ours:
-                continue
-            if listed is None:
-                self._drop(entry)
-            else:
-                self._replace(entry, listed, initial=True)
-        if went_back:
-            for listed in self._older.values():
-                self._replace(None, listed, initial=True)
-        self._older.clear()
-        self._written.clear()
-        self.version = version
-        self.synced = True
-
-    def advance(self, version: str) -> None:
-        self.version = version or self.version
-
     # -- our own writes ------------------------------------------------------------------------------------------
 
     def wrote(self, raw: bytes) -> None:
         """The answer to one of our writes."""
-        entry = self._take(raw)
-        if entry is not None:
-            self._uncertain.pop(entry.key, None)
+        key = self._take(raw)
+        if key is not None:
+            self._uncertain.pop(key, None)
 
     def deleted(self, key: ObjectKey, uid: str) -> None:
         """The server says that the object is gone."""
         self._uncertain.pop(key, None)
         entry = self._entries.get(key)
-        if entry is not None and uid in ("", entry.header.uid):
+        if entry is not None and uid in ("", entry.uid):
             self._bury(entry)
 
     def doubt(self, key: ObjectKey) -> None:
@@ -308,69 +246,58 @@ class Store(Generic[R]):
         if self._uncertain.get(doubt.key) == doubt.writes:
             del self._uncertain[doubt.key]
 
-    # -- inside --------------------------------------------------------------------------------------------------
+    # -- for its feeds -------------------------------------------------------------------------------------------
 
-    def _read(self, raw: bytes) -> Entry[R] | None:
-        try:
-            header = decode_header(raw)
-        except ValueError:
-            self.unreadable += 1
-            return None
-        return Entry(self.kind, header, strip_managed_fields(raw))
-
-    def _take(self, raw: bytes) -> Entry[R] | None:
-        entry = self._read(raw)
-        if entry is None or not self.synced:
-            return None
-        # The watch has been past this version: what it said about the key is at least as new.
-        if not self.version or newer(entry.header.resource_version, self.version):
-            if self._seen is not None:
-                self._written.add(entry.key)
-            self._put(entry)
-        return entry
-
-    def _put(self, entry: Entry[R], *, initial: bool = False) -> None:
-        old = self._entries.get(entry.key)
-        known = old.header if old is not None else None
-        buried = entry.header.uid in self._buried
-        self._older.pop(entry.key, None)
-        if not buried and (known is None or newer(entry.header.resource_version, known.resource_version)):
-            self._replace(old, entry, initial=initial)
-        elif initial and (
-            known is None or (known.uid, known.resource_version) != (entry.header.uid, entry.header.resource_version)
-        ):
-            # Against what we know; at its end, the list's own version tells which of the two is right.
-            self._older[entry.key] = entry
-
-    def _replace(self, old: Entry[R] | None, entry: Entry[R], *, initial: bool) -> None:
+    def replace(self, old: Entry[R] | None, entry: Entry[R], *, initial: bool) -> None:
+        """Have *entry* stand where *old* stood."""
+        self.bytes += len(entry.packed)
         if old is not None:
+            self.bytes -= len(old.packed)
             self._unindex(old)
         self._entries[entry.key] = entry
         self._index(entry)
-        self._tell(Change(entry.key, old, entry, initial=initial))
+        self._tell(Change(entry.key, old, entry, initial))
 
-    def _bury(self, entry: Entry[R]) -> None:
-        # Events from before the deletion may still be under way: they must not raise the dead.
-        self._buried[entry.header.uid] = entry.header.resource_version
-        self._drop(entry)
-
-    def _drop(self, entry: Entry[R]) -> None:
+    def drop(self, entry: Entry[R]) -> None:
+        """Have *entry* stand no more."""
+        self.bytes -= len(entry.packed)
         del self._entries[entry.key]
         self._unindex(entry)
         self._tell(Change(entry.key, entry, None))
 
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _take(self, raw: bytes) -> ObjectKey | None:
+        try:
+            record = decode_record(raw)
+        except ValueError:
+            return None
+        key = ObjectKey(record.header.namespace or "", record.header.name)
+        feed = self._feed_of(key)
+        if feed is None or not feed.synced:
+            return None
+        feed.wrote(record)
+        return key
+
+    def _bury(self, entry: Entry[R]) -> None:
+        feed = self._feed_of(entry.key)
+        assert feed is not None  # nothing else can have brought it
+        feed.bury(entry)
+
     def _tell(self, change: Change[R]) -> None:
-        for listener in tuple(self._listeners):
+        for listener in self._listeners:
             listener(change)
 
     def _index(self, entry: Entry[R]) -> None:
-        for owner in entry.header.owner_references or ():
-            self._owners.setdefault(owner.uid, set()).add(entry.key)
+        for uid in entry.owners:
+            self._owners.setdefault(uid, set()).add(entry.key)
         if self._indexers and entry.decodable:
             pairs = tuple(self._values(entry))
             self._indexed[entry.key] = pairs
             for name, value in pairs:
                 self._indexes[name].setdefault(value, set()).add(entry.key)
+            if len(self._entries) > _KEPT_FOR_INDEXES:
+                entry.forget_view()
 
     def _values(self, entry: Entry[R]) -> Iterator[tuple[str, str]]:
         for name, indexer in self._indexers.items():
@@ -383,8 +310,8 @@ class Store(Generic[R]):
                 yield name, value
 
     def _unindex(self, entry: Entry[R]) -> None:
-        for owner in entry.header.owner_references or ():
-            _discard(self._owners, owner.uid, entry.key)
+        for uid in entry.owners:
+            _discard(self._owners, uid, entry.key)
         for name, value in self._indexed.pop(entry.key, ()):
             _discard(self._indexes[name], value, entry.key)
 

@@ -8,12 +8,15 @@ compares instead of clearing, silence is an input, and a kind that is missing or
 ==========  =======================================  ========================================================
 state       input                                    next
 ==========  =======================================  ========================================================
-Listing     page with a continue token               Listing(next page)
-Listing     last page                                Watching(list's version); synced
+Listing     items of a page                          Listing
+Listing     end of a page with a continue token      Listing(next page)
+Listing     end of the last page                     Watching(list's version); synced
 Listing     410 (token expired)                      restart
 Streaming   ADDED ...                                Streaming
 Streaming   BOOKMARK that ends the initial events    Watching; synced
-Streaming   refused (400, 404, 405, 415, 422)        Listing; streaming is not tried again
+Streaming   refused (400, 405, 406, 415, 422)        Listing; streaming is not tried again
+Streaming   BOOKMARK that ends nothing, or silence   Listing; streaming is not tried again
+Streaming   end of stream                            back off, then Streaming; the second time, Listing
 Watching    ADDED, MODIFIED, DELETED, BOOKMARK       Watching(its version)
 Watching    end of stream                            Watching at once; after an empty one under 1 s: back off
 Watching    silence                                  Watching at once (the connection is presumed dead)
@@ -24,6 +27,11 @@ any         429                                      wait as long as the server 
 any         403, 404                                 suspended: wait 10 s, doubling to 5 min; then restart
 ==========  =======================================  ========================================================
 
+That a server does not stream lists shows in many ways. From 1.27 on, and with its gate off, it refuses
+``sendInitialEvents``; from 1.19 on it refuses the ``resourceVersionMatch`` that goes with it (422). Before that, and
+behind some aggregated API servers, it knows neither, and begins an ordinary watch that shows the present content but
+never says where that ends: the first ordinary bookmark tells it, or that nothing comes any more.
+
 To restart is to list by quorum read: by streaming from a server that is known to do so, else by Listing. A second 410
 before any event has come backs off first. ``attempt`` counts what has failed since the last event.
 """
@@ -32,20 +40,21 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from kaito_ctrl.runtime.codec import ListHead
+from kaito_ctrl.runtime.codec import ListHead, Record
 from kaito_ctrl.runtime.errors import ApiError, Forbidden, Gone, NotFound, TooManyRequests, TransportError, Unauthorized
 
 __all__ = [
     "Advance",
     "Backoff",
-    "BeginReplace",
     "Closed",
     "Effect",
     "EndReplace",
     "Failed",
     "Frame",
     "Input",
+    "Items",
     "Listing",
     "Page",
     "Remove",
@@ -60,7 +69,7 @@ __all__ = [
     "step",
 ]
 
-_STREAMING_REFUSED = frozenset({400, 404, 405, 415, 422})
+_STREAMING_REFUSED = frozenset({400, 405, 406, 415, 422})
 _REFUSALS = 3
 
 
@@ -107,20 +116,24 @@ State = Listing | Streaming | Watching | Waiting
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A page of a list arrived."""
+class Items:
+    """Items of a page arrived, as many as came at once."""
 
-    head: ListHead
-    items: tuple[bytes, ...]
+    items: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """A watch event arrived: its type, its object's bytes and version, and whether it ends the initial events."""
+class Page:
+    """A page of a list is complete."""
+
+    head: ListHead
+
+
+class Frame(NamedTuple):
+    """A watch event arrived: its type, its object, and whether it ends the initial events."""
 
     type: str
-    raw: bytes
-    version: str
+    record: Record
     ends_initial: bool = False
 
 
@@ -149,23 +162,16 @@ class Woke:
     """The wait is over."""
 
 
-Input = Page | Frame | Closed | Silence | Failed | Woke
+Input = Items | Page | Frame | Closed | Silence | Failed | Woke
 
 
-@dataclass(frozen=True, slots=True)
-class BeginReplace:
-    """A full content begins: note what is seen from here on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upsert:
-    raw: bytes
+class Upsert(NamedTuple):
+    record: Record
     initial: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
-    raw: bytes
+class Remove(NamedTuple):
+    record: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,17 +181,16 @@ class EndReplace:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Advance:
+class Advance(NamedTuple):
     """Everything up to ``version`` has been seen."""
 
     version: str
 
 
-Effect = BeginReplace | Upsert | Remove | EndReplace | Advance
+Effect = Upsert | Remove | EndReplace | Advance
 
 
-def initial(*, streaming: bool) -> State:
+def initial(*, streaming: bool = True) -> State:
     """Where a watch begins. The first list may be served from the server's memory: it is only a starting point."""
     return Streaming() if streaming else Listing("0")
 
@@ -206,7 +211,12 @@ def _again(state: Listing | Streaming | Watching) -> Listing | Streaming | Watch
 
 
 def _moved(state: Watching, version: str) -> Watching:
-    return replace(state, version=version or state.version, attempt=0, refusals=0)
+    return Watching(version or state.version, 0, state.streaming)
+
+
+def _listed_instead(state: Streaming) -> Listing:
+    # Memory may serve the very first list alone: a later one must not lead back in time.
+    return Listing("" if state.attempt else "0", attempt=state.attempt)
 
 
 def _on_failure(state: Listing | Streaming | Watching, error: ApiError | TransportError) -> State:
@@ -217,8 +227,7 @@ def _on_failure(state: Listing | Streaming | Watching, error: ApiError | Transpo
         case Gone():
             return _restart(state)
         case ApiError(code=code) if isinstance(state, Streaming) and code in _STREAMING_REFUSED:
-            # Memory may serve the very first list alone: a later one must not lead back in time.
-            return Listing("" if state.attempt else "0", attempt=state.attempt)
+            return _listed_instead(state)
         case TooManyRequests(retry_after=wait):
             return Waiting(_again(state), attempt, wait or None, reason="TooManyRequests")
         case Forbidden() | NotFound():
@@ -240,41 +249,49 @@ def step(state: State, seen: Input) -> tuple[State, tuple[Effect, ...]]:
     Raises ``ValueError`` for an input that the state cannot have asked for: that is a bug in the shell.
     """
     match state, seen:
-        case Waiting(then=then), Woke():
-            return then, ()
-        case (Listing() | Streaming() | Watching()) as asking, Failed(error):
-            return _on_failure(asking, error), ()
-        case Listing(token=token, attempt=attempt) as listing, Page(head, items):
-            effects: list[Effect] = [] if token else [BeginReplace()]
-            effects += [Upsert(item, initial=True) for item in items]
-            if head.continue_:
-                return replace(listing, token=head.continue_), tuple(effects)
-            effects.append(EndReplace(head.resource_version))
-            return Watching(head.resource_version, attempt), tuple(effects)
-        case Streaming(attempt), Frame("BOOKMARK", version=version, ends_initial=True):
-            return Watching(version, attempt, streaming=True), (EndReplace(version),)
-        case Streaming(), Frame("BOOKMARK"):
-            return state, ()
-        case Streaming(), Frame("ADDED" | "MODIFIED", raw):
-            return state, (Upsert(raw, initial=True),)
-        case Streaming(), Frame("DELETED", raw):
-            return state, (Remove(raw),)
-        case Streaming(attempt), Closed() | Silence():
-            return Waiting(Streaming(attempt + 1), attempt + 1, reason="the initial events broke off"), ()
-        case Watching() as watching, Frame("ADDED" | "MODIFIED", raw, version):
-            return _moved(watching, version), (Upsert(raw),)
-        case Watching() as watching, Frame("DELETED", raw, version):
-            return _moved(watching, version), (Remove(raw),)
-        case Watching() as watching, Frame("BOOKMARK", version=version):
-            return _moved(watching, version), (Advance(version),)
+        case Watching() as watching, Frame(event, record):
+            version = record.header.resource_version
+            match event:
+                case "ADDED" | "MODIFIED":
+                    return _moved(watching, version), (Upsert(record),)
+                case "DELETED":
+                    return _moved(watching, version), (Remove(record),)
+                case "BOOKMARK":
+                    return _moved(watching, version), (Advance(version),)
+            return watching, ()  # a type that nobody has defined yet
         case Watching() as watching, Closed(frames, seconds):
             if frames == 0 and seconds < 1.0:
                 return Waiting(_again(watching), watching.attempt + 1, reason="the watch closed at once"), ()
             return _moved(watching, watching.version), ()
         case Watching() as watching, Silence():
             return watching, ()
-        case (Streaming() | Watching()) as current, Frame():
-            return current, ()  # an event type that nobody has defined yet
+        case Listing(), Items(items):
+            return state, tuple([Upsert(item, True) for item in items])
+        case Listing() as listing, Page(head):
+            if head.continue_:
+                return replace(listing, token=head.continue_), ()
+            return Watching(head.resource_version, listing.attempt), (EndReplace(head.resource_version),)
+        case Streaming() as streaming, Frame(event, record, ends_initial):
+            match event:
+                case "ADDED" | "MODIFIED":
+                    return streaming, (Upsert(record, True),)
+                case "DELETED":
+                    return streaming, (Remove(record),)
+                case "BOOKMARK" if ends_initial:
+                    version = record.header.resource_version
+                    return Watching(version, streaming.attempt, streaming=True), (EndReplace(version),)
+                case "BOOKMARK":
+                    return _listed_instead(streaming), ()
+            return streaming, ()
+        case Streaming() as streaming, Silence():
+            return _listed_instead(streaming), ()
+        case Streaming(attempt), Closed():
+            then = Streaming(1) if attempt == 0 else Listing("", attempt=attempt)
+            return Waiting(then, attempt + 1, reason="the initial events broke off"), ()
+        case (Listing() | Streaming() | Watching()) as asking, Failed(error):
+            return _on_failure(asking, error), ()
+        case Waiting(then=then), Woke():
+            return then, ()
         case _:
             raise ValueError(f"{type(seen).__name__} cannot follow {type(state).__name__}")
 

@@ -98,7 +98,7 @@ async def reflecting(
     reflector = Reflector(
         script,
         ConfigMap,
-        store,
+        store.feed(),
         rng=random.Random(1),
         backoff=Backoff(base=0.001, cap=0.001, suspended_base=0.001),
         idle=idle,

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kaito_api.core import ConfigMap, Node
+from kaito_ctrl.runtime.codec import Record, decode_record
 from kaito_ctrl.runtime.errors import DecodeError, NotCached
 from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.store import Change, Store
@@ -19,14 +20,18 @@ def raw(name: str, version: int, *, uid: str = "", **more: Any) -> bytes:
     return json.dumps({"kind": "ConfigMap", "metadata": {**metadata, **more.pop("metadata", {})}, **more}).encode()
 
 
+def record(name: str, version: int, **more: Any) -> Record:
+    return decode_record(raw(name, version, **more))
+
+
 KEY = ObjectKey("ns", "a")
 
 
 @pytest.fixture
 def store() -> Store[ConfigMap]:
     store = Store(ConfigMap)
-    store.begin_replace()
-    store.end_replace("1")
+    store.feed().begin_replace()
+    store.feed().end_replace("1")
     return store
 
 
@@ -36,8 +41,8 @@ def version(store: Store[ConfigMap]) -> str | None:
 
 
 def test_an_older_event_does_not_undo_a_newer_one(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5), initial=False)
-    store.upsert(raw("a", 4), initial=False)
+    store.feed().upsert(record("a", 5), initial=False)
+    store.feed().upsert(record("a", 4), initial=False)
     assert version(store) == "5"
 
 
@@ -46,52 +51,52 @@ def test_our_own_write_is_visible_at_once_and_its_echo_changes_nothing(store: St
     store.listen(seen.append)
     store.wrote(raw("a", 5))
     assert version(store) == "5"
-    store.upsert(raw("a", 5), initial=False)
+    store.feed().upsert(record("a", 5), initial=False)
     assert len(seen) == 1
 
 
 def test_an_answer_that_the_watch_has_passed_is_ignored(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5), initial=False)
-    store.remove(raw("a", 6))
+    store.feed().upsert(record("a", 5), initial=False)
+    store.feed().remove(record("a", 6))
     store.wrote(raw("a", 5))
     assert version(store) is None
 
 
 def test_events_from_before_our_delete_do_not_raise_the_dead(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5), initial=False)
+    store.feed().upsert(record("a", 5), initial=False)
     store.deleted(KEY, "uid-a")
-    store.upsert(raw("a", 6), initial=False)
+    store.feed().upsert(record("a", 6), initial=False)
     assert version(store) is None
-    store.remove(raw("a", 7))
-    store.upsert(raw("a", 8, uid="second"), initial=False)
+    store.feed().remove(record("a", 7))
+    store.feed().upsert(record("a", 8, uid="second"), initial=False)
     assert version(store) == "8"
 
 
 def test_a_relist_removes_what_is_gone_but_not_what_we_wrote_since(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5), initial=False)
-    store.upsert(raw("b", 6), initial=False)
-    store.begin_replace()
-    store.upsert(raw("b", 6), initial=True)
+    store.feed().upsert(record("a", 5), initial=False)
+    store.feed().upsert(record("b", 6), initial=False)
+    store.feed().begin_replace()
+    store.feed().upsert(record("b", 6), initial=True)
     store.wrote(raw("c", 12))
-    store.end_replace("10")
+    store.feed().end_replace("10")
     assert {entry.key.name for entry in store.entries()} == {"b", "c"}
 
 
 def test_a_relist_tells_nobody_about_what_has_not_changed(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5), initial=False)
+    store.feed().upsert(record("a", 5), initial=False)
     seen: list[Change[ConfigMap]] = []
     stop = store.listen(seen.append)
     seen.clear()
-    store.begin_replace()
-    store.upsert(raw("a", 5), initial=True)
-    store.end_replace("9")
+    store.feed().begin_replace()
+    store.feed().upsert(record("a", 5), initial=True)
+    store.feed().end_replace("9")
     assert seen == []
     stop()
 
 
 def test_a_deletion_of_the_predecessor_leaves_the_successor_alone(store: Store[ConfigMap]) -> None:
     store.wrote(raw("a", 9, uid="second"))
-    store.remove(raw("a", 8, uid="first"))
+    store.feed().remove(record("a", 8, uid="first"))
     assert version(store) == "9"
 
 
@@ -107,7 +112,7 @@ def test_a_doubtful_write_is_settled_by_what_a_live_read_says(store: Store[Confi
 
 
 def test_a_body_that_fits_no_model_stays_as_an_undecodable_entry(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5, data=["not", "a", "map"]), initial=False)
+    store.feed().upsert(record("a", 5, data=["not", "a", "map"]), initial=False)
     entry = store.entry(KEY)
     assert entry is not None
     assert not entry.decodable
@@ -118,9 +123,9 @@ def test_a_body_that_fits_no_model_stays_as_an_undecodable_entry(store: Store[Co
 
 def test_an_index_finds_by_value_and_forgets_what_changed(store: Store[ConfigMap]) -> None:
     store.add_index("color", lambda each: (each.data.get("color", ""),))
-    store.upsert(raw("a", 5, data={"color": "red"}), initial=False)
+    store.feed().upsert(record("a", 5, data={"color": "red"}), initial=False)
     assert [each.name for each in store.select(index=("color", "red"))] == ["a"]
-    store.upsert(raw("a", 6, data={"color": "blue"}), initial=False)
+    store.feed().upsert(record("a", 6, data={"color": "blue"}), initial=False)
     assert store.select(index=("color", "red")) == ()
     with pytest.raises(NotCached, match="no index"):
         store.select(index=("size", "1"))
@@ -128,14 +133,14 @@ def test_an_index_finds_by_value_and_forgets_what_changed(store: Store[ConfigMap
 
 def test_objects_are_found_by_owner_and_by_labels(store: Store[ConfigMap]) -> None:
     owner = {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "o", "controller": True}]}
-    store.upsert(raw("a", 5, metadata={**owner, "labels": {"x": "1"}}), initial=False)
-    store.upsert(raw("b", 6, metadata=owner), initial=False)
+    store.feed().upsert(record("a", 5, metadata={**owner, "labels": {"x": "1"}}), initial=False)
+    store.feed().upsert(record("b", 6, metadata=owner), initial=False)
     assert [each.name for each in store.select(owner_uid="o")] == ["a", "b"]
     assert [each.name for each in store.select(owner_uid="o", labels={"x": "1"})] == ["a"]
 
 
 def test_managed_fields_are_not_kept(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5, metadata={"managedFields": [{"manager": "m"}]}, data={"k": "v"}), initial=False)
+    store.feed().upsert(record("a", 5, metadata={"managedFields": [{"manager": "m"}]}, data={"k": "v"}), initial=False)
     entry = store.entry(KEY)
     assert entry is not None
     assert b"managedFields" not in entry.raw
@@ -149,7 +154,7 @@ def test_a_live_read_from_before_a_new_object_does_not_bury_it(store: Store[Conf
     store.settle(asked, None)
     assert version(store) == "7"
     assert store.uncertain() == frozenset()
-    store.upsert(raw("a", 8, uid="new"), initial=False)
+    store.feed().upsert(record("a", 8, uid="new"), initial=False)
     assert version(store) == "8"
 
 
@@ -164,78 +169,78 @@ def test_a_doubt_that_arises_during_a_live_read_outlives_its_answer(store: Store
 def test_an_index_function_that_fails_finds_nothing_and_hurts_nobody(store: Store[ConfigMap]) -> None:
     store.add_index("picky", lambda each: (each.data["color"],))
     store.add_index("easy", lambda each: (each.name,))
-    store.upsert(raw("a", 5), initial=False)
+    store.feed().upsert(record("a", 5), initial=False)
     assert store.select(index=("picky", "red")) == ()
     assert [each.name for each in store.select(index=("easy", "a"))] == ["a"]
-    store.upsert(raw("a", 6, data={"color": "red"}), initial=False)
+    store.feed().upsert(record("a", 6, data={"color": "red"}), initial=False)
     assert [each.name for each in store.select(index=("picky", "red"))] == ["a"]
 
 
 def test_a_server_that_has_gone_back_in_time_is_believed(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5000), initial=False)
-    store.upsert(raw("b", 4000), initial=False)
-    store.upsert(raw("c", 4500), initial=False)
-    store.begin_replace()
-    store.upsert(raw("a", 50, uid="restored"), initial=True)
-    store.upsert(raw("b", 60), initial=True)
-    store.end_replace("100")
+    store.feed().upsert(record("a", 5000), initial=False)
+    store.feed().upsert(record("b", 4000), initial=False)
+    store.feed().upsert(record("c", 4500), initial=False)
+    store.feed().begin_replace()
+    store.feed().upsert(record("a", 50, uid="restored"), initial=True)
+    store.feed().upsert(record("b", 60), initial=True)
+    store.feed().end_replace("100")
     assert {entry.key.name: entry.header.resource_version for entry in store.entries()} == {"a": "50", "b": "60"}
-    store.upsert(raw("a", 101, uid="restored"), initial=False)
+    store.feed().upsert(record("a", 101, uid="restored"), initial=False)
     assert version(store) == "101"
 
 
 def test_what_was_buried_before_a_server_went_back_may_live_again(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5000), initial=False)
+    store.feed().upsert(record("a", 5000), initial=False)
     store.deleted(KEY, "uid-a")
-    store.begin_replace()
-    store.upsert(raw("a", 50), initial=True)
-    store.end_replace("100")
+    store.feed().begin_replace()
+    store.feed().upsert(record("a", 50), initial=True)
+    store.feed().end_replace("100")
     assert version(store) == "50"
 
 
 def test_what_we_wrote_during_the_list_of_a_server_that_went_back_stays(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5000), initial=False)
-    store.begin_replace()
+    store.feed().upsert(record("a", 5000), initial=False)
+    store.feed().begin_replace()
     store.wrote(raw("b", 5001))
-    store.end_replace("100")
+    store.feed().end_replace("100")
     assert {entry.key.name for entry in store.entries()} == {"b"}
 
 
 def test_another_object_of_the_same_name_in_a_list_is_believed_whatever_its_version(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5000), initial=False)
-    store.begin_replace()
-    store.upsert(raw("a", 50, uid="other"), initial=True)
-    store.end_replace("6000")
+    store.feed().upsert(record("a", 5000), initial=False)
+    store.feed().begin_replace()
+    store.feed().upsert(record("a", 50, uid="other"), initial=True)
+    store.feed().end_replace("6000")
     assert version(store) == "50"
 
 
 def test_a_list_does_not_undo_what_we_wrote_after_it_was_taken(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5), initial=False)
-    store.begin_replace()
+    store.feed().upsert(record("a", 5), initial=False)
+    store.feed().begin_replace()
     store.wrote(raw("a", 12, uid="next"))
-    store.upsert(raw("a", 5), initial=True)
-    store.end_replace("10")
+    store.feed().upsert(record("a", 5), initial=True)
+    store.feed().end_replace("10")
     assert version(store) == "12"
 
 
 def test_a_streamed_list_that_catches_up_with_us_changes_nothing(store: Store[ConfigMap]) -> None:
     store.wrote(raw("a", 12))
-    store.begin_replace()
-    store.upsert(raw("a", 5), initial=True)
-    store.upsert(raw("a", 12), initial=True)
-    store.end_replace("12")
+    store.feed().begin_replace()
+    store.feed().upsert(record("a", 5), initial=True)
+    store.feed().upsert(record("a", 12), initial=True)
+    store.feed().end_replace("12")
     assert version(store) == "12"
 
 
 def test_what_does_not_decode_is_counted_and_said_once_a_version(store: Store[ConfigMap]) -> None:
-    store.upsert(raw("a", 5, data=["odd"]), initial=False)
-    store.upsert(raw("b", 6, data={"k": "v"}), initial=False)
+    store.feed().upsert(record("a", 5, data=["odd"]), initial=False)
+    store.feed().upsert(record("b", 6, data={"k": "v"}), initial=False)
     with capture_logs() as logs:
         for _ in range(3):
             assert [each.name for each in store.select()] == ["b"]
     assert [(line["log_level"], line["key"]) for line in logs] == [("warning", "ns/a")]
     assert store.undecodable == 1
-    store.upsert(raw("a", 7, data={"k": "v"}), initial=False)
+    store.feed().upsert(record("a", 7, data={"k": "v"}), initial=False)
     assert [each.name for each in store.select()] == ["a", "b"]
     assert store.undecodable == 0
 
