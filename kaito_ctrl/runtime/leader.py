@@ -48,6 +48,7 @@ Dial = Callable[[], Awaitable[Transport]]
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _JITTER = 1.2  # client-go's
+_TICK = 0.001
 
 
 def pod_namespace() -> str | None:
@@ -257,7 +258,8 @@ class Elector:
 
     async def _keep(self) -> None:
         """Rest, and renew once. Raises ``LeaseLost``."""
-        pause = max(0.0, min(self.lease.retry_period, self.fence.remaining()))
+        # A wait that is shorter than the loop's own resolution would be none, and the moment would never come.
+        pause = min(self.lease.retry_period, max(self.fence.remaining(), _TICK))
         due = self._clock.monotonic() + pause
         await asyncio.sleep(pause)
         late = self._clock.monotonic() - due
