@@ -83,6 +83,11 @@ class ControlPlane:
         return self.folder / "kubeconfig"
 
     @property
+    def kubelet_client_ca(self) -> str:
+        """Who signed the certificate that the API server shows to kubelets, as PEM."""
+        return (self.folder / "kubelet-client-ca.crt").read_text()
+
+    @property
     def controllers(self) -> bool:
         """Whether there is a kube-controller-manager."""
         return CONTROLLER_MANAGER in self._commands
@@ -266,6 +271,8 @@ def _api_server_flags(home: Path, etcd: str, port: int) -> Flags:
         "service-account-signing-key-file": str(home / "accounts.key"),
         "service-account-key-file": str(home / "accounts.pub"),
         "token-auth-file": str(home / "tokens"),
+        "kubelet-client-certificate": str(home / "kubelet-client.crt"),
+        "kubelet-client-key": str(home / "kubelet-client.key"),
         "authorization-mode": "RBAC",
         "service-cluster-ip-range": "10.0.0.0/24",
         "allow-privileged": "true",
@@ -308,6 +315,9 @@ def _keys(home: Path) -> tuple[CertificateAuthority, rsa.RSAPrivateKey]:
     now = datetime.now(UTC)
     authority = CertificateAuthority("envtest", now=now)
     serving = authority.issue(["127.0.0.1", "localhost"], now=now)
+    # Of another authority than users': whoever holds one of its certificates may run commands on every node.
+    kubelets = CertificateAuthority("envtest-kubelets", now=now)
+    asking = kubelets.issue_client("kube-apiserver", now=now)
     accounts = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = serialization.Encoding.PEM
     private = accounts.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -316,6 +326,9 @@ def _keys(home: Path) -> tuple[CertificateAuthority, rsa.RSAPrivateKey]:
         ("ca.crt", authority.pem),
         ("server.crt", serving.certificate),
         ("server.key", serving.key),
+        ("kubelet-client-ca.crt", kubelets.pem),
+        ("kubelet-client.crt", asking.certificate),
+        ("kubelet-client.key", asking.key),
         ("accounts.key", private),
         ("accounts.pub", public),
         ("tokens", f"{_TOKEN},admin,1,system:masters\n".encode()),

@@ -41,13 +41,14 @@ from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
 from kaito_ctrl.devcluster.apiserver.namespaces import NamespaceController
 from kaito_ctrl.runtime import Client, Cluster
 from kaito_ctrl.runtime.clock import Clock
+from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.connect import connect
 from kaito_ctrl.runtime.errors import NotFound
 from kaito_ctrl.runtime.transport import Transport
 from kaito_ctrl.testing.controlplane import ControlPlane, Flags, assets, run_control_plane
 from kaito_ctrl.testing.keeper import Keeper
 
-__all__ = ["Environment", "User", "envtest"]
+__all__ = ["Environment", "ServiceAccount", "User", "envtest"]
 
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _RBAC = "rbac.authorization.k8s.io"
@@ -62,6 +63,15 @@ class User:
     groups: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The ``user`` of a kubeconfig; empty on the embedded server."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """An identity for what runs in a cluster."""
+
+    namespace: str
+    name: str
+    uid: str
 
 
 class Environment:
@@ -151,18 +161,34 @@ class Environment:
                 raise ValueError("the embedded API server allows everything: test rights on a real one")
             return User(name, tuple(groups))
         if rules:
-            await self._grant(name, rules, namespace)
+            await self._grant({"kind": "User", "name": name, "apiGroup": _RBAC}, name, rules, namespace)
         return User(name, tuple(groups), self.control_plane.certificate_user(name, groups))
 
-    async def _grant(self, name: str, rules: Sequence[Mapping[str, Any]], namespace: str | None) -> None:
+    async def add_service_account(
+        self, namespace: str, name: str, *, rules: Sequence[Mapping[str, Any]] = ()
+    ) -> ServiceAccount:
+        """A service account that may do what the RBAC *rules* say, in all namespaces. On a real server alone: its
+        tokens come from :meth:`~kaito_ctrl.testing.controlplane.ControlPlane.service_account_token`."""
+        if self.control_plane is None:
+            raise ValueError("the embedded API server allows everything: test rights on a real one")
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}"
+        body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+        made = decode_json(await self._apply(path, body))
+        if rules:
+            subject = {"kind": "ServiceAccount", "namespace": namespace, "name": name}
+            await self._grant(subject, f"{namespace}:{name}", rules, None)
+        return ServiceAccount(namespace, name, made["metadata"]["uid"])
+
+    async def _grant(
+        self, subject: Mapping[str, str], name: str, rules: Sequence[Mapping[str, Any]], namespace: str | None
+    ) -> None:
         role = {"name": f"envtest:{name}"}
-        subject = {"kind": "User", "name": name, "apiGroup": _RBAC}
         reference = {"kind": "ClusterRole", "apiGroup": _RBAC, **role}
         binding = "ClusterRoleBinding" if namespace is None else "RoleBinding"
         place = f"/apis/{_RBAC}/v1" if namespace is None else f"/apis/{_RBAC}/v1/namespaces/{namespace}"
         for path, body in (
             (f"/apis/{_RBAC}/v1/clusterroles", {"kind": "ClusterRole", "rules": [dict(rule) for rule in rules]}),
-            (f"{place}/{binding.lower()}s", {"kind": binding, "roleRef": reference, "subjects": [subject]}),
+            (f"{place}/{binding.lower()}s", {"kind": binding, "roleRef": reference, "subjects": [dict(subject)]}),
         ):
             await self._apply(f"{path}/{role['name']}", {"apiVersion": f"{_RBAC}/v1", "metadata": role, **body})
 
@@ -190,8 +216,8 @@ class Environment:
             else:
                 return
 
-    async def _apply(self, path: str, body: Mapping[str, Any]) -> None:
-        await self.client.request(
+    async def _apply(self, path: str, body: Mapping[str, Any]) -> bytes:
+        return await self.client.request(
             "PATCH",
             path,
             query=(("fieldManager", "envtest"), ("force", "true")),

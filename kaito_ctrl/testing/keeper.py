@@ -49,7 +49,7 @@ class Keeper:
     ) -> None:
         try:
             for child in reversed(tuple(self._children.values())):
-                self.stop(child)
+                self.kill(child)  # what a good end would save goes with the folder
         finally:
             assert self._script.stdin is not None
             self._script.stdin.close()

@@ -67,8 +67,8 @@ class PetController(Controller[Pet]):
 
 @pytest.fixture(params=["embedded", "real"])
 async def env(request: pytest.FixtureRequest) -> AsyncIterator[Environment]:
-    server = request.getfixturevalue("plane") if request.param == "real" else "embedded"
-    async with envtest(server, crds=[CRD]) as environment:
+    plane: ControlPlane | None = request.getfixturevalue("plane") if request.param == "real" else None
+    async with envtest(plane or "embedded", crds=[CRD]) as environment:
         yield environment
 
 
