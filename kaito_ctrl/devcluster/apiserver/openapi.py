@@ -37,7 +37,8 @@ _SCALARS: Mapping[str, Mapping[str, Any]] = {
     "bytes": {"type": "string", "format": "byte"},
     "quantity": {"type": "string"},
     "intorstr": {"type": "string", "format": "int-or-string"},
-    "any": {},
+    # Said in words: kubectl explain takes an empty schema for a missing one.
+    "any": {"description": "Any JSON value."},
 }
 _GROUPS = {"rbac": "rbac.authorization.k8s.io"}
 
