@@ -33,7 +33,8 @@ behind some aggregated API servers, it knows neither, and begins an ordinary wat
 never says where that ends: the first ordinary bookmark tells it, or that nothing comes any more.
 
 To restart is to list by quorum read: by streaming from a server that is known to do so, else by Listing. A second 410
-before any event has come backs off first. ``attempt`` counts what has failed since the last event.
+before any event has come backs off first. ``attempt`` counts what has failed since the last event, and ``gone`` the
+410s among that: the first one after an outage is answered with a list at once, however long the outage was.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Listing:
     version: str = "0"
     token: str = ""
     attempt: int = 0
+    gone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Streaming:
     """A watch that begins with the present content (WatchList) is due, or running."""
 
     attempt: int = 0
+    gone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class Watching:
     """Whether the server is known to stream lists."""
     refusals: int = 0
     """How often in a row the server has refused, for reasons that may lie in ``version``."""
+    gone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +201,15 @@ def initial(*, streaming: bool = True) -> State:
 
 def _restart(state: Listing | Streaming | Watching) -> Listing | Streaming:
     match state:
-        case Streaming(attempt) | Watching(attempt=attempt, streaming=True):
-            return Streaming(attempt + 1)
+        case Streaming() | Watching(streaming=True):
+            return Streaming(state.attempt + 1, state.gone)
         case _:
-            return Listing("", attempt=state.attempt + 1)
+            return Listing("", attempt=state.attempt + 1, gone=state.gone)
+
+
+def _expired(state: Listing | Streaming | Watching) -> Listing | Streaming:
+    # The server is there and answers: whatever failed before has nothing to do with how soon it may be asked to list.
+    return _restart(replace(state, attempt=state.gone, gone=state.gone + 1))
 
 
 def _again(state: Listing | Streaming | Watching) -> Listing | Streaming | Watching:
@@ -216,16 +225,17 @@ def _moved(state: Watching, version: str) -> Watching:
 
 def _listed_instead(state: Streaming) -> Listing:
     # Memory may serve the very first list alone: a later one must not lead back in time.
-    return Listing("" if state.attempt else "0", attempt=state.attempt)
+    return Listing("" if state.attempt else "0", attempt=state.attempt, gone=state.gone)
 
 
 def _on_failure(state: Listing | Streaming | Watching, error: ApiError | TransportError) -> State:
     attempt = state.attempt + 1
     match error:
-        case Gone() if state.attempt or (isinstance(state, Listing) and not state.token):
-            return Waiting(_restart(state), attempt, reason="Gone")
+        case Gone() if state.gone or (isinstance(state, Listing) and not state.token):
+            then = _expired(state)
+            return Waiting(then, then.attempt, reason="Gone")
         case Gone():
-            return _restart(state)
+            return _expired(state)
         case ApiError(code=code) if isinstance(state, Streaming) and code in _STREAMING_REFUSED:
             return _listed_instead(state)
         case TooManyRequests(retry_after=wait):
@@ -233,12 +243,12 @@ def _on_failure(state: Listing | Streaming | Watching, error: ApiError | Transpo
         case Forbidden() | NotFound():
             return Waiting(_restart(state), attempt, suspended=True, reason=error.reason or type(error).__name__)
         case ApiError(reason=reason):
-            then = _again(state)
-            if isinstance(then, Watching) and not isinstance(error, Unauthorized):
-                then = replace(then, refusals=then.refusals + 1)
-                if then.refusals >= _REFUSALS:
+            again = _again(state)
+            if isinstance(again, Watching) and not isinstance(error, Unauthorized):
+                again = replace(again, refusals=again.refusals + 1)
+                if again.refusals >= _REFUSALS:
                     return Waiting(_restart(state), attempt, reason=reason or f"HTTP {error.code}")
-            return Waiting(then, attempt, reason=reason or f"HTTP {error.code}")
+            return Waiting(again, attempt, reason=reason or f"HTTP {error.code}")
         case _:
             return Waiting(_again(state), attempt, reason=str(error))
 
@@ -270,7 +280,8 @@ def step(state: State, seen: Input) -> tuple[State, tuple[Effect, ...]]:
         case Listing() as listing, Page(head):
             if head.continue_:
                 return replace(listing, token=head.continue_), ()
-            return Watching(head.resource_version, listing.attempt), (EndReplace(head.resource_version),)
+            version = head.resource_version
+            return Watching(version, listing.attempt, gone=listing.gone), (EndReplace(version),)
         case Streaming() as streaming, Frame(event, record, ends_initial):
             match event:
                 case "ADDED" | "MODIFIED":
@@ -279,15 +290,16 @@ def step(state: State, seen: Input) -> tuple[State, tuple[Effect, ...]]:
                     return streaming, (Remove(record),)
                 case "BOOKMARK" if ends_initial:
                     version = record.header.resource_version
-                    return Watching(version, streaming.attempt, streaming=True), (EndReplace(version),)
+                    then = Watching(version, streaming.attempt, streaming=True, gone=streaming.gone)
+                    return then, (EndReplace(version),)
                 case "BOOKMARK":
                     return _listed_instead(streaming), ()
             return streaming, ()
         case Streaming() as streaming, Silence():
             return _listed_instead(streaming), ()
-        case Streaming(attempt), Closed():
-            then = Streaming(1) if attempt == 0 else Listing("", attempt=attempt)
-            return Waiting(then, attempt + 1, reason="the initial events broke off"), ()
+        case Streaming(attempt, gone), Closed():
+            begin = Streaming(1, gone) if attempt == 0 else Listing("", attempt=attempt, gone=gone)
+            return Waiting(begin, attempt + 1, reason="the initial events broke off"), ()
         case (Listing() | Streaming() | Watching()) as asking, Failed(error):
             return _on_failure(asking, error), ()
         case Waiting(then=then), Woke():

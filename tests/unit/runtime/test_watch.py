@@ -65,10 +65,10 @@ TABLE: list[tuple[State, Input, State, tuple[Effect, ...]]] = [
     (Listing("0"), Items((A, B)), Listing("0"), (Upsert(A, initial=True), Upsert(B, initial=True))),
     (Listing("0"), Page(ListHead("7", "more")), Listing("0", token="more"), ()),
     (Listing("0", token="more"), Page(ListHead("7")), Watching("7"), (EndReplace("7"),)),
-    (Listing("", attempt=2), Page(ListHead("7")), Watching("7", attempt=2), (EndReplace("7"),)),
-    (Listing("0", token="more"), GONE, Listing("", attempt=1), ()),
-    (Listing("", token="more", attempt=1), GONE, waiting(Listing("", attempt=2), 2, "Gone"), ()),
-    (Listing("5"), GONE, waiting(Listing("", attempt=1), 1, "Gone"), ()),
+    (Listing("", attempt=2, gone=1), Page(ListHead("7")), Watching("7", attempt=2, gone=1), (EndReplace("7"),)),
+    (Listing("0", token="more"), GONE, Listing("", attempt=1, gone=1), ()),
+    (Listing("", token="more", gone=1), GONE, waiting(Listing("", attempt=2, gone=2), 2, "Gone"), ()),
+    (Listing("5"), GONE, waiting(Listing("", attempt=1, gone=1), 1, "Gone"), ()),
     (Listing("0"), refused(403), waiting(Listing("", attempt=1), 1, "R403", suspended=True), ()),
     (Listing("0"), refused(404), waiting(Listing("", attempt=1), 1, "R404", suspended=True), ()),
     (Listing("0"), refused(401), waiting(Listing("0", attempt=1), 1, "R401"), ()),
@@ -79,11 +79,11 @@ TABLE: list[tuple[State, Input, State, tuple[Effect, ...]]] = [
     (Streaming(), frame("MODIFIED", "2"), Streaming(), (Upsert(A, initial=True),)),
     (Streaming(), frame("DELETED", "2"), Streaming(), (Remove(A),)),
     (Streaming(), END, Watching("5", streaming=True), (EndReplace("5"),)),
-    (Streaming(3), END, Watching("5", attempt=3, streaming=True), (EndReplace("5"),)),
+    (Streaming(3, 1), END, Watching("5", attempt=3, streaming=True, gone=1), (EndReplace("5"),)),
     (Streaming(), UNDEFINED, Streaming(), ()),
     (Streaming(), Closed(3, 9.0), waiting(Streaming(1), 1, "the initial events broke off"), ()),
-    (Streaming(), GONE, Streaming(1), ()),
-    (Streaming(1), GONE, waiting(Streaming(2), 2, "Gone"), ()),
+    (Streaming(), GONE, Streaming(1, 1), ()),
+    (Streaming(1, 1), GONE, waiting(Streaming(2, 2), 2, "Gone"), ()),
     (Streaming(), refused(403), waiting(Streaming(1), 1, "R403", suspended=True), ()),
     (Streaming(), refused(404), waiting(Streaming(1), 1, "R404", suspended=True), ()),
     (Streaming(), refused(401), waiting(Streaming(1), 1, "R401"), ()),
@@ -97,7 +97,7 @@ TABLE: list[tuple[State, Input, State, tuple[Effect, ...]]] = [
     (Streaming(1), Silence(), Listing("", attempt=1), ()),
     (Streaming(1), Closed(0, 9.0), waiting(Listing("", attempt=1), 2, "the initial events broke off"), ()),
     # Events.
-    (Watching("1", attempt=3), frame("ADDED", "2"), Watching("2"), (Upsert(A),)),
+    (Watching("1", attempt=3, gone=1), frame("ADDED", "2"), Watching("2"), (Upsert(A),)),
     (Watching("1", refusals=2), frame("MODIFIED", "2"), Watching("2"), (Upsert(A),)),
     (Watching("1", streaming=True), frame("DELETED", "2"), Watching("2", streaming=True), (Remove(A),)),
     (Watching("1", attempt=5), frame("BOOKMARK", "2"), Watching("2"), (Advance("2"),)),
@@ -108,9 +108,9 @@ TABLE: list[tuple[State, Input, State, tuple[Effect, ...]]] = [
     (Watching("4"), Closed(0, 300), Watching("4"), ()),
     (Watching("4"), Closed(0, 0.2), waiting(Watching("4", attempt=1), 1, "the watch closed at once"), ()),
     (Watching("4"), Silence(), Watching("4"), ()),
-    (Watching("4"), GONE, Listing("", attempt=1), ()),
-    (Watching("4", streaming=True), GONE, Streaming(1), ()),
-    (Watching("4", attempt=1), GONE, waiting(Listing("", attempt=2), 2, "Gone"), ()),
+    (Watching("4"), GONE, Listing("", attempt=1, gone=1), ()),
+    (Watching("4", streaming=True), GONE, Streaming(1, 1), ()),
+    (Watching("4", gone=1), GONE, waiting(Listing("", attempt=2, gone=2), 2, "Gone"), ()),
     (Watching("4"), refused(403), waiting(Listing("", attempt=1), 1, "R403", suspended=True), ()),
     (Watching("4", streaming=True), refused(404), waiting(Streaming(1), 1, "R404", suspended=True), ()),
     (Watching("4"), refused(401), waiting(Watching("4", attempt=1), 1, "R401"), ()),
@@ -159,6 +159,20 @@ def test_every_state_answers_every_input_or_calls_it_a_bug() -> None:
 def test_a_watch_begins_with_a_stream_or_with_a_list_that_memory_may_serve() -> None:
     assert initial() == Streaming()
     assert initial(streaming=False) == Listing("0")
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_version_that_has_expired_in_an_outage_is_listed_anew_at_once_however_long_that_was(streaming: bool) -> None:
+    state: State = Watching("5", streaming=streaming)
+    for _ in range(10):
+        state, _effects = step(state, BROKEN)
+        state, _effects = step(state, Woke())
+    state, _effects = step(state, GONE)
+    assert isinstance(state, Listing | Streaming)
+    # And a second 410, before anything has come, is the first failure of another kind.
+    state, _effects = step(Watching("6", gone=state.gone), GONE)
+    assert isinstance(state, Waiting)
+    assert state.attempt == 2
 
 
 def test_a_suspended_kind_is_asked_for_again_after_ten_seconds() -> None:
