@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Generic, TypeVar
@@ -52,7 +52,7 @@ from kaito_ctrl.runtime.source import Owned, Predicate, Source
 from kaito_ctrl.runtime.store import Change, Entry, Indexer, Store
 from kaito_ctrl.runtime.watch import Scope
 
-__all__ = ["Context", "Controller", "Result", "Worker"]
+__all__ = ["Context", "Controller", "Failure", "Result", "Worker"]
 
 R = TypeVar("R", bound=Resource)
 
@@ -164,12 +164,13 @@ class Controller(Generic[R]):
 
 
 @dataclass(slots=True)
-class _Failure:
+class Failure:
     """The last failure of a key, so that a repeated one is logged ever more rarely; ``since`` is that of the first of
-    the failures in a row, whatever they were."""
+    the failures in a row, whatever they were, ``last`` that of the last, both on the monotonic clock."""
 
     text: str
     since: float
+    last: float
     times: int = 0
 
 
@@ -196,7 +197,11 @@ class Worker(Generic[R]):
             rng=self.rng, retry=controller.retry, metrics=self.metrics.queue if self.metrics is not None else None
         )
         self._log = structlog.get_logger("kaito_ctrl").bind(controller=controller.name, kind=controller.kind.kind)
-        self._failures: dict[ObjectKey, _Failure] = {}
+        self._failures: dict[ObjectKey, Failure] = {}
+        self._hints: dict[ObjectKey, float] = {}
+        self._tasks: dict[ObjectKey, asyncio.Task[Any]] = {}
+        if self.metrics is not None:
+            self.metrics.queue.look_at(self.queue.ages)
         self._finalizer = (
             Finalizer(controller.finalizer, controller.kind, self.client) if controller.finalizer is not None else None
         )
@@ -216,6 +221,16 @@ class Worker(Generic[R]):
     def name(self) -> str:
         """The controller's."""
         return self.controller.name
+
+    @property
+    def running(self) -> Mapping[ObjectKey, asyncio.Task[Any]]:
+        """The reconciles that run now."""
+        return self._tasks
+
+    @property
+    def failing(self) -> Mapping[ObjectKey, Failure]:
+        """The keys whose last reconcile failed."""
+        return self._failures
 
     @property
     def store(self) -> Store[R]:
@@ -249,6 +264,8 @@ class Worker(Generic[R]):
             try:
                 for key in source.keys(change, self.cache):
                     self.queue.add(key, priority=priority)
+                    if not change.initial:
+                        self._hints.setdefault(key, asyncio.get_running_loop().time())
             except Exception:  # noqa: BLE001 - a predicate or mapper that fails must not end the watch it hangs on
                 self._log.exception("cannot tell whom a change wakes", source=source.kind.kind, key=str(change.key))
                 if self.metrics is not None:
@@ -266,6 +283,7 @@ class Worker(Generic[R]):
                 free.release()
                 raise
             task = group.create_task(self._process(key, priority), name=f"{self.controller.name}/{key}")
+            self._tasks[key] = task
             task.add_done_callback(lambda _: free.release())
 
     async def _drained(self) -> None:
@@ -280,11 +298,15 @@ class Worker(Generic[R]):
         loop = asyncio.get_running_loop()
         began = loop.time()
         outcome = "cancelled"
+        hinted = self._hints.pop(key, None)
         if metrics is not None:
             metrics.active.inc()
+            if hinted is not None:
+                metrics.hint_seconds.observe(began - hinted)
         try:
             outcome = await self._attempt(key, priority)
         finally:
+            self._tasks.pop(key, None)
             self.queue.done(key)
             if metrics is not None:
                 metrics.active.dec()
@@ -330,6 +352,11 @@ class Worker(Generic[R]):
                     self.metrics.timeouts.inc()
             return self._failed(key, priority, log, error)
         self._failures.pop(key, None)
+        task = asyncio.current_task()
+        if limit.expired() or (task is not None and task.cancelling()):
+            log.warning("a reconcile went on although it was cancelled")
+            if self.metrics is not None:
+                self.metrics.ignored.inc()
         if result.backoff:
             self.queue.retry(key, priority=priority)
             return "requeue"
@@ -349,6 +376,7 @@ class Worker(Generic[R]):
 
     async def _reconcile(self, key: ObjectKey, ctx: Context) -> Result:
         await self.cache.settle(self._kinds)
+        ctx.check_leading()  # what was queued before a stall must not begin after it
         entry = self.store.entry(key)
         if entry is None:
             await self.controller.gone(key, ctx)
@@ -396,8 +424,9 @@ class Worker(Generic[R]):
         now = self.clock.monotonic()
         failure = self._failures.get(key)
         if failure is None or failure.text != text:
-            failure = self._failures[key] = _Failure(text, failure.since if failure is not None else now)
+            failure = self._failures[key] = Failure(text, failure.since if failure is not None else now, now)
         failure.times += 1
+        failure.last = now
         if failure.times & (failure.times - 1):
             return  # the same again: said once, then at each power of two
         expected = all(map(_passes, leaf_errors(error)))

@@ -140,6 +140,7 @@ class Elector:
         self._seen_since = 0.0
         self._held_until: float | None = None
         self._may_hold = False
+        self._forfeited = False
         self._problem = ""
         self._log = structlog.get_logger("kaito_ctrl").bind(lease=str(self.key), identity=identity)
 
@@ -161,8 +162,8 @@ class Elector:
     def forfeit(self) -> None:
         """Close the fence, and let the lease lapse by itself instead of releasing it: for when something that led
         cannot be made to end."""
+        self._forfeited = True
         self.fence.close()
-        self._may_hold = False
 
     async def run(self, lifetime: Lifetime) -> None:
         """Lead until asked to stop; then release the lease. Raises ``LeaseLost``."""
@@ -175,13 +176,14 @@ class Elector:
                 await asyncio.wait((holding, stopping), return_when=asyncio.FIRST_COMPLETED)
                 if holding.done():
                     holding.result()
+                    await stopping  # without an error it ends only when the lease was forfeited
             finally:
                 self.fence.close()
                 self._leading.set(0)
                 holding.cancel()
                 stopping.cancel()
                 await asyncio.wait((holding, stopping))
-            if self._may_hold:
+            if self._may_hold and not self._forfeited:
                 await self._release()
         finally:
             if own is not None:
@@ -199,7 +201,8 @@ class Elector:
             while True:
                 await self._keep()
         except LeaseLost as lost:
-            self._may_hold = False
+            if self._forfeited:
+                return
             self._log.error("lease lost", reason=str(lost))
             raise
 
