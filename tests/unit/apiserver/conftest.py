@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from apihelpers import Api, SteppingClock
+from kubectlhelpers import BINARIES, Kubectl, kubectl_against
 
 from kaito_ctrl.devcluster.apiserver import ApiServer
 
@@ -26,3 +28,16 @@ async def server(clock: SteppingClock) -> AsyncIterator[ApiServer]:
 @pytest.fixture
 async def api(server: ApiServer, clock: SteppingClock) -> Api:
     return Api(server, clock)
+
+
+@pytest.fixture(params=BINARIES or [""])
+async def kubectl(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kubectl]:
+    async with kubectl_against(request.param, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(params=BINARIES or [""])
+async def guarded_kubectl(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kubectl]:
+    """Against a server where roles decide."""
+    async with kubectl_against(request.param, tmp_path, rbac=True) as found:
+        yield found

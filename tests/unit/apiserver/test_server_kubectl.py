@@ -1,86 +1,14 @@
-"""Stock kubectl against the server: every kubectl found, from the oldest we promise to the newest.
-
-``KUBECTL`` names binaries, separated by colons; without it the one on the PATH is used.
-"""
+"""Stock kubectl against the server: the verbs of every day."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import random
-import shutil
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
-from typing import Any
 
-import pytest
-import yaml
 from apihelpers import CM, WS, Api, SteppingClock, workspace, workspace_crd
+from kubectlhelpers import DEPLOYMENT, WITH_KUBECTL, Kubectl
 
-from kaito_ctrl.devcluster.apiserver import ApiServer, serve
-from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
-from kaito_ctrl.devcluster.apiserver.namespaces import NamespaceController
-
-BINARIES = [found for name in os.environ.get("KUBECTL", "kubectl").split(":") if (found := shutil.which(name))]
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(not BINARIES, reason="no kubectl here"),
-]
-
-DEPLOYMENT = {
-    "apiVersion": "apps/v1",
-    "kind": "Deployment",
-    "metadata": {"name": "web", "labels": {"app": "web"}},
-    "spec": {
-        "replicas": 2,
-        "selector": {"matchLabels": {"app": "web"}},
-        "template": {
-            "metadata": {"labels": {"app": "web"}},
-            "spec": {"containers": [{"name": "c", "image": "nginx:1", "ports": [{"containerPort": 80}]}]},
-        },
-    },
-}
-
-
-class Kubectl:
-    """One kubectl with its own kubeconfig and cache."""
-
-    def __init__(self, binary: str, home: Path, server: ApiServer) -> None:
-        self.binary = binary
-        self.home = home
-        self.server = server
-        self.err = ""
-
-    async def __call__(self, *args: str, stdin: Any = None, code: int = 0) -> str:
-        text = stdin if isinstance(stdin, str) else yaml.safe_dump(stdin) if stdin is not None else ""
-        process = await asyncio.create_subprocess_exec(
-            self.binary,
-            *args,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HOME": str(self.home), "KUBECONFIG": str(self.home / "config")},
-        )
-        out, err = await asyncio.wait_for(process.communicate(text.encode()), 60)
-        self.err = err.decode()
-        assert process.returncode == code, f"kubectl {' '.join(args)}: {process.returncode}\n{out.decode()}{self.err}"
-        return out.decode()
-
-    async def json(self, *args: str) -> Any:
-        return json.loads(await self(*args, "-o", "json"))
-
-
-@pytest.fixture(params=BINARIES)
-async def kubectl(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kubectl]:
-    server = ApiServer(rng=random.Random(3))
-    async with asyncio.TaskGroup() as tasks, serve(server, token="t0ken") as endpoint:
-        workers = [tasks.create_task(w(server).run()) for w in (GarbageCollector, NamespaceController)]
-        (tmp_path / "config").write_text(yaml.safe_dump(endpoint.kubeconfig()))
-        yield Kubectl(request.param, tmp_path, server)
-        await server.aclose()
-        for worker in workers:
-            worker.cancel()
+pytestmark = WITH_KUBECTL
 
 
 async def test_apply_get_scale_delete(kubectl: Kubectl) -> None:
