@@ -18,7 +18,7 @@ from kaito_ctrl.devcluster.streaming.inbox import Inbox
 
 __all__ = ["Channel", "Connection", "WebSocketChannels", "running"]
 
-PING_SECONDS = 5.0
+PING_SECONDS = 2.0
 _CLOSE = 255
 
 

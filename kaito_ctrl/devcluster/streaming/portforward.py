@@ -9,6 +9,7 @@ two bytes, little-endian.
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
@@ -126,11 +127,10 @@ async def _forward(host: str, port: int, data: Channel, errors: Channel) -> None
     try:
         reader, writer = await asyncio.open_connection(host, port, limit=_CHUNK)
     except OSError as error:
+        why = os.strerror(error.errno).lower() if error.errno else str(error)
+        message = f"error forwarding port {port} to pod: dial tcp {host}:{port}: connect: {why}"
         with suppress(ConnectionError):
-            await errors.send(
-                f"error forwarding port {port}: failed to connect to {host}:{port} inside the pod: "
-                f"{error.strerror or error}".encode()
-            )
+            await errors.send(message.encode())
         return
     try:
         async with asyncio.TaskGroup() as group:

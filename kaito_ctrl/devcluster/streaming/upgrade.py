@@ -132,11 +132,9 @@ class _Raw:
     """The bytes of a connection after its last HTTP request; for aiohttp it is what parses the rest."""
 
     def __init__(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the client has gone")
+        self._request = request
         self._response = response
-        self._inbox = Inbox(pause=transport.pause_reading, resume=transport.resume_reading)
+        self._inbox = Inbox(pause=lambda: self._hold(True), resume=lambda: self._hold(False))
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         self._inbox.feed(data)
@@ -150,6 +148,11 @@ class _Raw:
 
     async def send(self, data: bytes) -> None:
         await self._response.write(data)
+
+    def _hold(self, on: bool) -> None:
+        transport = self._request.transport  # None once the connection is lost
+        if transport is not None:
+            (transport.pause_reading if on else transport.resume_reading)()
 
 
 class _Tunnel:
