@@ -15,6 +15,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from kaito_ctrl.reconcilers.workspace.validation import Rules
+    from kaito_ctrl.runtime.leader import Lease
 
 __all__ = ["app", "main"]
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LEASE_NAME = "ef60f9b0.io"  # KAITO's own: the two never work on the same cluster at the same time
 _EXAMPLE = Path("examples/inference/kaito_workspace_phi_3.yaml")
 
 
@@ -118,10 +120,28 @@ def run(
     webhook_service: Annotated[
         str | None, typer.Option(help="Or the Service that leads to it: NAMESPACE/NAME:PORT.")
     ] = None,
+    leader_elect: Annotated[
+        bool | None,
+        typer.Option(
+            "--leader-elect/--no-leader-elect",
+            help="Of several replicas, let the one that holds a Lease do the work; the others stand by with warm "
+            "caches, and take over within seconds. Needs get, create and update on leases. Default: on in a pod.",
+        ),
+    ] = None,
+    leader_elect_namespace: Annotated[
+        str | None,
+        typer.Option(envvar="POD_NAMESPACE", help="Where that Lease lives. Default: the pod's own namespace."),
+    ] = None,
+    leader_elect_name: Annotated[
+        str, typer.Option(help="Its name: whoever uses the same one is a replica of the same thing.")
+    ] = LEASE_NAME,
     log_level: Annotated[LogLevel, typer.Option(help="The least severe log line to print.")] = "info",
     log_format: Annotated[Literal["json", "text"], typer.Option(help="How to print it.")] = "json",
 ) -> None:
-    """Run the controllers against a cluster, until SIGTERM. The CRDs have to be there (`kaito-ctrl crds`)."""
+    """Run the controllers against a cluster, until SIGTERM. The CRDs have to be there (`kaito-ctrl crds`).
+
+    Exits with status 1 when it loses its lease: its supervisor starts it again, as a standby.
+    """
     from kaito_ctrl.cli.daemon import DaemonOptions
     from kaito_ctrl.cli.logs import configure_logging
     from kaito_ctrl.cli.run import run_daemon
@@ -138,6 +158,7 @@ def run(
         webhook_host=webhook_host,
         webhook_url=webhook_url,
         webhook_service=_service(webhook_service) if webhook_service is not None else None,
+        leader=_lease(leader_elect, leader_elect_namespace, leader_elect_name),
     )
     raise typer.Exit(_run(run_daemon(options, kubeconfig=kubeconfig, context=context)))
 
@@ -156,6 +177,20 @@ def _run(main: Coroutine[Any, Any, int | None]) -> int:
         for leaf in leaves:
             print(f"kaito-ctrl: {leaf}", file=sys.stderr)
         return 2 if isinstance(leaves[0], ManifestError) else 1
+
+
+def _lease(wanted: bool | None, namespace: str | None, name: str) -> Lease | None:
+    from kaito_ctrl.runtime.leader import Lease, pod_namespace
+
+    own = pod_namespace()
+    if wanted is False or (wanted is None and own is None):
+        return None
+    if namespace is None and own is None:
+        raise typer.BadParameter(
+            "this is not a pod, so say where the Lease lives: --leader-elect-namespace NAMESPACE",
+            param_hint="--leader-elect",
+        )
+    return Lease(name, namespace=namespace or own)
 
 
 def _service(text: str) -> tuple[str, str, int]:

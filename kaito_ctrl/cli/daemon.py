@@ -9,7 +9,7 @@ from kaito_ctrl.reconcilers.workspace.admission import workspace_webhooks
 from kaito_ctrl.reconcilers.workspace.controller import WorkspaceController
 from kaito_ctrl.reconcilers.workspace.validation import Rules
 from kaito_ctrl.reconcilers.workspace.workload import Settings
-from kaito_ctrl.runtime import Cluster, Manager
+from kaito_ctrl.runtime import Cluster, Lease, Manager
 from kaito_ctrl.runtime.serving import HealthServer, MetricsServer
 from kaito_ctrl.runtime.webhook import WebhookServer
 from kaito_presets.catalogue import Catalogue
@@ -33,13 +33,15 @@ class DaemonOptions:
     webhook_url: str | None = None
     webhook_service: tuple[str, str, int] | None = None
     """Namespace, name and port of the Service through which the API server calls the webhook."""
+    leader: Lease | None = None
+    """The Lease that settles which of several replicas runs the controllers; ``None``: there is only this one."""
     drain: float = 20.0
 
 
 def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: DaemonOptions) -> Manager:
     """Everything that the daemon runs against *cluster*; without a *cloud*, somebody else provisions nodes."""
     rules = Rules(Catalogue.builtin(), SkuTable.builtin(options.sku_cloud))
-    manager = Manager(cluster, drain=options.drain)
+    manager = Manager(cluster, leader=options.leader, drain=options.drain)
     if options.metrics_port is not None:
         manager.add_server(MetricsServer(cluster.metrics.registry, host=options.host, port=options.metrics_port))
     if options.health_port is not None:
@@ -53,7 +55,7 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
 
         manager.add_server(
             HealthServer(
-                live={"ping": lambda: None},
+                live={"ping": lambda: None, **({"leaderElection": manager.elector.check} if manager.elector else {})},
                 ready={"caches": caches, "controllers": started},
                 host=options.host,
                 port=options.health_port,

@@ -9,7 +9,7 @@ import sys
 from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
 from kaito_ctrl.cli.signals import stop_on_signal
 from kaito_ctrl.runtime import Cluster, Manager
-from kaito_ctrl.runtime.errors import KubeError, ShutdownTimeout
+from kaito_ctrl.runtime.errors import KubeError, ShutdownTimeout, leaf_errors
 
 __all__ = ["run_daemon"]
 
@@ -37,7 +37,11 @@ async def run_daemon(options: DaemonOptions, *, kubeconfig: str | None, context:
 async def _until_stopped(manager: Manager) -> None:
     try:
         await manager.run()
-    except ShutdownTimeout as error:
-        # What ignores cancellation would hold up the loop's own end as well, and a pod has 30 s.
-        print(f"kaito-ctrl: {error}", file=sys.stderr, flush=True)
+    except BaseException as error:
+        # What ignores cancellation would hold up the loop's own end as well, and a pod has 30 s; it may also have led.
+        leaves = leaf_errors(error)
+        if not any(isinstance(leaf, ShutdownTimeout) for leaf in leaves):
+            raise
+        for leaf in leaves:
+            print(f"kaito-ctrl: {leaf}", file=sys.stderr, flush=True)
         os._exit(1)
