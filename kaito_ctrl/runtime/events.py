@@ -59,7 +59,7 @@ Tell = Callable[[EventType, "Resource | ObjectReference", str, str, str, "Resour
 class EventSink:
     """What a reconciler tells events to. Neither call waits, and neither raises."""
 
-    tell: Tell
+    tell: Tell = field(repr=False)
 
     def normal(
         self,
@@ -152,7 +152,7 @@ class _Record:
     attempts: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class EventRecorder:
     """Writes what its sinks are told: a runnable, to be ended after those who tell it things.
 

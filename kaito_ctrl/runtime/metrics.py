@@ -5,9 +5,18 @@ Every series of a controller exists from its first scrape, at zero, so that rate
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 __all__ = ["ControllerMetrics", "Metrics", "WebhookMetrics", "WorkqueueMetrics"]
 
@@ -15,6 +24,8 @@ _RECONCILE_SECONDS = (
     *(0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5),
     *(1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0, 60.0),
 )
+_HINT_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_PAUSE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _QUEUE_SECONDS = tuple(10.0**exponent for exponent in range(-8, 4))
 EVENT_DROPS = ("queue_full", "rate_limited", "refused", "gave_up", "failed", "shutdown")
 RESULTS = ("success", "requeue", "requeue_after", "error", "cancelled")
@@ -43,6 +54,18 @@ class Metrics:
             f"{prefix}_terminal_reconcile_errors_total", "Reconciliations that failed for good", "controller"
         )
         self.timeouts = counter(f"{prefix}_reconcile_timeouts_total", "Reconciliations out of time", "controller")
+        self.panics = counter(
+            f"{prefix}_reconcile_panics_total", "Always zero: an exception is an error here", "controller"
+        )
+        self.hint_seconds = histogram(
+            "kaito_ctrl_event_to_reconcile_seconds",
+            "From a change seen by a watch to the reconcile that it leads to",
+            _HINT_SECONDS,
+            "controller",
+        )
+        self.ignored = counter(
+            "kaito_ctrl_cancelled_ignored_total", "Reconciles that went on after they were cancelled", "controller"
+        )
         self.seconds = histogram(
             f"{prefix}_reconcile_time_seconds", "Length of a reconciliation", _RECONCILE_SECONDS, "controller"
         )
@@ -57,6 +80,19 @@ class Metrics:
         self.worked = histogram(
             "workqueue_work_duration_seconds", "Being worked on", _QUEUE_SECONDS, "name", "controller"
         )
+        self.unfinished = gauge(
+            "workqueue_unfinished_work_seconds", "Being worked on so far, of all keys together", "name", "controller"
+        )
+        self.longest = gauge(
+            "workqueue_longest_running_processor_seconds", "Being worked on so far, at most", "name", "controller"
+        )
+        self.lag = histogram(
+            "kaito_ctrl_loop_lag_seconds", "How much later than asked for the event loop wakes up", _PAUSE_SECONDS
+        )
+        self.gc_pause = histogram(
+            "kaito_ctrl_gc_pause_seconds", "For how long the garbage collector stopped everything", _PAUSE_SECONDS,
+            "generation",
+        )  # fmt: skip
         self.requests = counter("rest_client_requests_total", "API requests", "code", "method", "host")
         self.request_seconds = histogram(
             "rest_client_request_duration_seconds",
@@ -101,6 +137,12 @@ class Metrics:
         """An event that will not be written."""
         self.events_dropped.labels(reason).inc()
 
+    def add_process(self) -> None:
+        """What every Prometheus client says of its process: CPU, memory, open files, the interpreter, its collector."""
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
     def webhook(self, path: str) -> WebhookMetrics:
         """The series of one webhook, all present at zero."""
         return WebhookMetrics(self, path)
@@ -120,6 +162,9 @@ class ControllerMetrics:
         self.timeouts = metrics.timeouts.labels(name)
         self.seconds = metrics.seconds.labels(name)
         self.active = metrics.active.labels(name)
+        self.hint_seconds = metrics.hint_seconds.labels(name)
+        self.ignored = metrics.ignored.labels(name)
+        metrics.panics.labels(name)
         metrics.workers.labels(name).set(workers)
         self.queue = WorkqueueMetrics(metrics, name)
 
@@ -149,6 +194,13 @@ class WorkqueueMetrics:
         self._depth = metrics.depth.labels(name, name)
         self._queued = metrics.queued.labels(name, name)
         self._worked = metrics.worked.labels(name, name)
+        self._unfinished = metrics.unfinished.labels(name, name)
+        self._longest = metrics.longest.labels(name, name)
+
+    def look_at(self, ages: Callable[[], Iterable[float]]) -> None:
+        """Have whoever scrapes ask *ages* for how long each key has been worked on."""
+        self._unfinished.set_function(lambda: sum(ages()))
+        self._longest.set_function(lambda: max(ages(), default=0.0))
 
     def added(self) -> None:
         self._adds.inc()

@@ -12,11 +12,11 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
-__all__ = ["LOW", "NORMAL", "Queue", "QueueMetrics", "RetryPolicy"]
+__all__ = ["LOW", "NORMAL", "Held", "Queue", "QueueMetrics", "RetryPolicy"]
 
 K = TypeVar("K", bound=Hashable)
 
@@ -47,6 +47,23 @@ class RetryPolicy:
         """The delay after that many earlier failures."""
         spread = 1.0 + self.jitter * (2.0 * rng.random() - 1.0)
         return min(self.base * 2.0 ** min(failures, 64), self.cap) * spread
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Generic[K]):
+    """What a queue holds of one key, for people who ask; all times in seconds."""
+
+    key: K
+    state: Literal["working", "ready", "delayed"]
+    priority: int | None
+    """``None`` while it is worked on."""
+    age: float
+    """Since it was handed out, became ready, or was added."""
+    due: float
+    """Until it is handed out again at the earliest; 0 for what is ready, or worked on and not wanted again."""
+    failures: int
+    again: bool = False
+    """Added while it was worked on."""
 
 
 @dataclass(slots=True)
@@ -103,6 +120,28 @@ class Queue(Generic[K]):
     def working(self) -> tuple[K, ...]:
         """The keys that are handed out and not yet done."""
         return tuple(self._working)
+
+    def ages(self) -> tuple[float, ...]:
+        """How long each key that is worked on has been so, in seconds."""
+        if not self._working:
+            return ()  # also when no loop runs any more, and so no clock
+        now = self._clock()
+        return tuple(now - began for began in self._working.values())
+
+    def contents(self) -> Iterator[Held[K]]:
+        """Everything it holds: what is worked on, then what is ready as it will be handed out, then what is delayed."""
+        now = self._clock()
+        self._promote(now)
+        for key, began in self._working.items():
+            _, due = self._again.get(key, (NORMAL, now))
+            yield Held(key, "working", None, now - began, max(due - now, 0.0), self.failures(key), key in self._again)
+        items = sorted(self._items.items(), key=lambda each: (-each[1].priority, each[1].serial))
+        for key, item in items:
+            if item.ready:
+                yield Held(key, "ready", item.priority, now - item.added, 0.0, self.failures(key))
+        for key, item in sorted(items, key=lambda each: each[1].due):
+            if not item.ready:
+                yield Held(key, "delayed", item.priority, now - item.added, item.due - now, self.failures(key))
 
     def failures(self, key: K) -> int:
         """How often *key* failed in a row."""

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
+import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from kaito_ctrl.runtime.lifetime import Lifetime
 
-__all__ = ["HealthServer", "MetricsServer"]
+__all__ = ["Check", "HealthServer", "HttpServer", "MetricsServer", "Page"]
 
-_Handler = Callable[[web.Request], Awaitable[web.Response]]
+Page = Callable[[web.Request], Awaitable[web.Response]]
 
 Check = Callable[[], str | None]
 """Returns what is wrong, or ``None``."""
 
 
-class _HttpServer:
+class HttpServer:
     """An aiohttp application as a runnable."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
         self._port = port
-        self.app = web.Application()
+        self._app = web.Application()
         self.address: tuple[str, int] | None = None
         """Where it listens, once it does; a *port* of 0 is replaced by the one that was free."""
 
+    def add_page(self, path: str, page: Page) -> None:
+        """Have *page* answer GET requests at *path*; before it runs."""
+        self._app.router.add_get(path, page)
+
     async def run(self, lifetime: Lifetime) -> None:
-        runner = web.AppRunner(self.app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        """Until asked to stop; started when it listens."""
+        runner = web.AppRunner(self._app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()
@@ -41,9 +47,14 @@ class _HttpServer:
             await runner.cleanup()
 
 
-class HealthServer(_HttpServer):
-    """``/healthz`` for the process itself, ``/readyz`` for its readiness to work; each check also by its name, and
-    ``?verbose`` lists them all."""
+class HealthServer(HttpServer):
+    """``/healthz`` for the process itself, ``/readyz`` for its readiness to work; each check also by its name.
+
+    ``?verbose`` lists all checks, ``?exclude=`` (repeated, or with commas) leaves some out, as with every Kubernetes
+    component. What is wrong is said to the caller too, where controller-runtime says ``reason withheld``: no tool reads
+    it, people do, and a check of this runtime names kinds and lengths of time. A check that raises has failed, and its
+    error is for the log alone.
+    """
 
     def __init__(
         self,
@@ -55,35 +66,11 @@ class HealthServer(_HttpServer):
     ) -> None:
         super().__init__(host, port)
         for path, checks in (("/healthz", live), ("/readyz", ready)):
-            self.app.router.add_get(path, self._all(checks))
-            self.app.router.add_get(path + "/{name}", self._one(checks))
-
-    @staticmethod
-    def _all(checks: Mapping[str, Check]) -> _Handler:
-        async def answer(request: web.Request) -> web.Response:
-            outcome = {name: check() for name, check in checks.items()}
-            failed = {name: text for name, text in outcome.items() if text}
-            if not failed and "verbose" not in request.query:
-                return web.Response(text="ok")
-            lines = [f"[-]{name} failed: {text}" if text else f"[+]{name} ok" for name, text in outcome.items()]
-            verdict = "check failed" if failed else "check passed"
-            return web.Response(text="\n".join([*lines, verdict, ""]), status=500 if failed else 200)
-
-        return answer
-
-    @staticmethod
-    def _one(checks: Mapping[str, Check]) -> _Handler:
-        async def answer(request: web.Request) -> web.Response:
-            check = checks.get(request.match_info["name"])
-            if check is None:
-                raise web.HTTPNotFound(text="no such check")
-            problem = check()
-            return web.Response(text=problem or "ok", status=500 if problem else 200)
-
-        return answer
+            self.add_page(path, _all(checks))
+            self.add_page(path + "/{name}", _one(checks))
 
 
-class MetricsServer(_HttpServer):
+class MetricsServer(HttpServer):
     """``/metrics`` in Prometheus' text format."""
 
     def __init__(self, registry: CollectorRegistry, *, host: str = "0.0.0.0", port: int = 8080) -> None:  # noqa: S104
@@ -92,4 +79,47 @@ class MetricsServer(_HttpServer):
         async def metrics(_: web.Request) -> web.Response:
             return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-        self.app.router.add_get("/metrics", metrics)
+        self.add_page("/metrics", metrics)
+
+
+def _all(checks: Mapping[str, Check]) -> Page:
+    async def answer(request: web.Request) -> web.Response:
+        named = ",".join(request.query.getall("exclude", ())).split(",")
+        excluded = dict.fromkeys(name.strip() for name in named if name.strip())
+        outcome = {name: _outcome(name, check) for name, check in checks.items() if name not in excluded}
+        failed = any(outcome.values())
+        unknown = [name for name in excluded if name not in checks]
+        if not failed and "verbose" not in request.query:
+            return web.Response(text="ok")
+        lines = [
+            f"[+]{name} excluded: ok" if name in excluded
+            else f"[-]{name} failed: {outcome[name]}" if outcome[name]
+            else f"[+]{name} ok"
+            for name in checks
+        ]  # fmt: skip
+        if unknown:
+            lines.append(f"warn: some health checks cannot be excluded: no matches for {', '.join(unknown)}")
+        verdict = f"{request.path.strip('/')} check {'failed' if failed else 'passed'}"
+        return web.Response(text="\n".join([*lines, verdict, ""]), status=500 if failed else 200)
+
+    return answer
+
+
+def _one(checks: Mapping[str, Check]) -> Page:
+    async def answer(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        check = checks.get(name)
+        if check is None:
+            raise web.HTTPNotFound(text="no such check")
+        problem = _outcome(name, check)
+        return web.Response(text=problem or "ok", status=500 if problem else 200)
+
+    return answer
+
+
+def _outcome(name: str, check: Check) -> str | None:
+    try:
+        return check()
+    except Exception:  # noqa: BLE001 - a check that cannot tell is no reason to tell that all is well
+        structlog.get_logger("kaito_ctrl").exception("health check failed to run", check=name)
+        return "internal error, see the log"

@@ -18,8 +18,9 @@ from kaito_api.meta import ObjectMeta
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.runtime import Client, Cluster, Context, Controller, Manager, Metrics, Result
 from kaito_ctrl.runtime.codec import encode_json
-from kaito_ctrl.runtime.errors import LeaseLost, TransportError
+from kaito_ctrl.runtime.errors import TransportError
 from kaito_ctrl.runtime.events import EventRecorder
+from kaito_ctrl.runtime.fence import Fence
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 from kaito_ctrl.testing import VirtualClock, run_virtual
@@ -365,16 +366,13 @@ def test_a_refusal_is_final_for_its_event_alone() -> None:
 
 
 def test_whoever_does_not_lead_any_more_writes_none() -> None:
-    def lost() -> None:
-        raise LeaseLost("somebody else leads")
-
     async def body(w: World) -> None:
         w.tell()
         await asyncio.sleep(10)
         assert w.wire.writes == []
         assert w.dropped("refused") == 1
 
-    in_virtual_time(body, fence=lost)
+    in_virtual_time(body, fence=Fence(VirtualClock(), "default/mine"))
 
 
 def test_what_cannot_be_told_is_counted_and_never_raised() -> None:
