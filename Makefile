@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 TORCH_PIP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim lint manifests clean
+.PHONY: help demo test sim bench lint manifests clean
 
 help: ## list the targets
 	@grep -hE '^[a-z.]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ test: $(VENV) ## run the tests
 SEEDS ?= 1000
 sim: $(VENV) ## simulate SEEDS whole lives of a workspace, with faults (about ten a second)
 	$(BIN)/python -m tests.sim --count $(SEEDS)
+
+bench: $(VENV) ## measure the library beside its peers (half an hour; BENCH_ARGS=--quick: minutes)
+	@exec $(BIN)/python -m tests.bench $(BENCH_ARGS)
 
 lint: $(VENV) ## style, types, and the import contract
 	$(BIN)/ruff check .
