@@ -31,13 +31,15 @@ from kaito_provisioner.sim import SimCloud, SimInstanceType
 __all__ = ["KillSwitch", "LocalKaito", "install_crds"]
 
 _CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+# The image takes curl's arguments, with or without the word `curl` before them, or any other command.
+_CURL = ("sh", "-c", 'command -v -- "$1" >/dev/null || set -- curl "$@"; exec "$@"', "sh")
 
 
 def local_images() -> ImageTable:
     """What the process kubelet runs for the images that KAITO's pods name."""
     server = Path(str(files("kaito_presets.inference").joinpath("image")))
     image = LocalImage(env={"KAITO_RANDOM_WEIGHTS": "tiny"}, paths={"/workspace/tfs": server})
-    return ImageTable({"*/kaito-*": image, "curlimages/curl": LocalImage(entrypoint=("curl",))})
+    return ImageTable({"*/kaito-*": image, "curlimages/curl": LocalImage(entrypoint=_CURL)})
 
 
 def offered_types() -> list[SimInstanceType]:
