@@ -107,6 +107,7 @@ class StatefulSetStatus(Model):
     updated_replicas: int = 0
     current_revision: str = ""
     update_revision: str = ""
+    conditions: tuple[Condition, ...] = ()
 
 
 class StatefulSet(Resource):

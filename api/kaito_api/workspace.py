@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from kaito_api.meta import Condition, LabelSelector, Model, Resource
+from kaito_api.meta import Condition, LabelSelector, Model, Resource, Time
 
 __all__ = [
     "STRENGTH",
@@ -23,6 +23,10 @@ __all__ = [
     "PresetOptions",
     "PresetSpec",
     "ResourceSpec",
+    "StageError",
+    "StageName",
+    "StageState",
+    "StageStatus",
     "TuningSpec",
     "Workspace",
     "WorkspaceStatus",
@@ -139,13 +143,55 @@ class TuningSpec(Model):
     output: DataDestination = Field(description="Where the adapter goes.")
 
 
+StageName = Literal[
+    "Admitted",
+    "Planned",
+    "CapacityReserved",
+    "MachineLaunched",
+    "NodeRegistered",
+    "NodeInitialized",
+    "PodScheduled",
+    "ArtifactsReady",
+    "EngineStarted",
+    "Serving",
+]
+StageState = Literal["Done", "Active", "Pending", "Failed"]
+
+
+class StageError(Model):
+    """The last thing that went wrong in a stage; it stays when the stage has recovered."""
+
+    code: str = Field(description="One word for machines, such as QuotaExceeded.")
+    message: str = Field(description="What was said.")
+    source: str = Field(description="The object that said it.")
+
+
+class StageStatus(Model):
+    """One step on the way from a workspace to a served model."""
+
+    name: StageName = Field(description="The step.")
+    state: StageState = Field(
+        description="Done; Active (being worked on); Failed (needs somebody, or another try); Pending (not begun)."
+    )
+    started_at: Time | None = Field(default=None, description="When it began.")
+    finished_at: Time | None = Field(default=None, description="When it was done.")
+    deadline: Time | None = Field(default=None, description="When it should be done.")
+    attempts: int = Field(default=0, description="How often it was tried: machines asked for, starts of the server.")
+    message: str | None = Field(default=None, description="What it waits for, or what is wrong.")
+    last_error: StageError | None = Field(default=None, description="The last thing that went wrong.")
+    next_action: str | None = Field(default=None, description="What a person does about it.")
+
+
 class WorkspaceStatus(Model):
     """What was observed last."""
 
-    model_config = ConfigDict(json_schema_extra={"x-kaito-map-lists": {"conditions": ["type"]}})
+    model_config = ConfigDict(
+        json_schema_extra={"x-kaito-map-lists": {"conditions": ["type"], "stages": ["name"]}},
+    )
 
     worker_nodes: tuple[str, ...] = Field(default=(), description="Names of the nodes in use, sorted.")
     conditions: tuple[Condition, ...] = Field(default=(), description="Where the workspace stands.")
+    stages: tuple[StageStatus, ...] = Field(default=(), description="How it came there, step by step.")
 
 
 class Workspace(Resource):

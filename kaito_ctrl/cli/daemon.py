@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from kaito_ctrl.reconcilers.machine.controller import MachineController
 from kaito_ctrl.reconcilers.workspace.admission import workspace_webhooks
 from kaito_ctrl.reconcilers.workspace.controller import WorkspaceController
+from kaito_ctrl.reconcilers.workspace.telling import WorkspaceMetrics
 from kaito_ctrl.reconcilers.workspace.validation import Rules
 from kaito_ctrl.reconcilers.workspace.workload import Settings
 from kaito_ctrl.runtime import Cluster, Lease, Manager
+from kaito_ctrl.runtime.debug import DEBUG_PATH, debug_page
 from kaito_ctrl.runtime.serving import HealthServer, MetricsServer
+from kaito_ctrl.runtime.vitals import Vitals
 from kaito_ctrl.runtime.webhook import WebhookServer
 from kaito_presets.catalogue import Catalogue
 from kaito_presets.skus import SkuTable
@@ -43,6 +46,8 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
     rules = Rules(Catalogue.builtin(), SkuTable.builtin(options.sku_cloud))
     manager = Manager(cluster, leader=options.leader, drain=options.drain)
     if options.metrics_port is not None:
+        cluster.metrics.add_process()
+        manager.add_server(Vitals(cluster.metrics))
         manager.add_server(MetricsServer(cluster.metrics.registry, host=options.host, port=options.metrics_port))
     if options.health_port is not None:
 
@@ -53,14 +58,14 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
         def started() -> str | None:
             return None if manager.ready else "starting"
 
-        manager.add_server(
-            HealthServer(
-                live={"ping": lambda: None, **({"leaderElection": manager.elector.check} if manager.elector else {})},
-                ready={"caches": caches, "controllers": started},
-                host=options.host,
-                port=options.health_port,
-            )
+        health = HealthServer(
+            live={"ping": lambda: None, **({"leaderElection": manager.elector.check} if manager.elector else {})},
+            ready={"caches": caches, "controllers": started},
+            host=options.host,
+            port=options.health_port,
         )
+        health.add_page(DEBUG_PATH, debug_page(manager))
+        manager.add_server(health)
     if options.webhook_port is not None:
         manager.add_webhook(
             WebhookServer(
@@ -74,7 +79,8 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
                 service=options.webhook_service,
             )
         )
-    manager.add(WorkspaceController(rules, Settings(registry=options.registry)))
+    figures = WorkspaceMetrics(cluster.metrics.registry, cluster.cache)
+    manager.add(WorkspaceController(rules, Settings(registry=options.registry), figures))
     if cloud is not None:
         manager.add(MachineController(cloud))
     return manager

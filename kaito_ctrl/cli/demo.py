@@ -25,7 +25,7 @@ from kaito_ctrl.cli.manifest import load_manifests
 from kaito_ctrl.cli.progress import Progress
 from kaito_ctrl.cli.signals import stop_on_signal
 from kaito_ctrl.reconcilers.names import WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
-from kaito_ctrl.reconcilers.workspace.stages import Stage, stages
+from kaito_ctrl.reconcilers.workspace.stages import current_stage
 from kaito_ctrl.runtime import Client, ObjectKey
 from kaito_ctrl.runtime.errors import AlreadyExists, NotFound
 from kaito_ctrl.runtime.meta import collection_path
@@ -161,22 +161,22 @@ async def _until_ready(
     with Progress(console, f"workspace/{key.name}") as progress:
         while True:
             try:
-                ws, rows = await _look(kaito.client, key, timings, loop.time())
+                ws = await _look(kaito.client, key, timings, loop.time())
             except NotFound:
                 await asyncio.sleep(0.1)
                 continue
             note = f"the controllers were killed and started again {kaito.restarts} times" if kaito.restarts else ""
-            progress.show(rows, kaito.clock.now(), *([note] if note else []))
+            progress.show(ws.status.stages, kaito.clock.now(), *([note] if note else []))
             if is_true(ws.status.conditions, "WorkspaceReady"):
                 return
-            current = next((each.name for each in rows if not each.done), "")
-            if options.kill_controllers and current not in killed:
-                killed.add(current)
+            current = current_stage(ws.status.stages)
+            if options.kill_controllers and current is not None and current.name not in killed:
+                killed.add(current.name)
                 await kaito.kill_controllers()
             await asyncio.sleep(0.05)
 
 
-async def _look(client: Client, key: ObjectKey, timings: Timings, at: float) -> tuple[Workspace, tuple[Stage, ...]]:
+async def _look(client: Client, key: ObjectKey, timings: Timings, at: float) -> Workspace:
     ws = await client.get(Workspace, key.name, key.namespace)
     machines = await client.list(Machine, labels={WORKSPACE_LABEL: key.name, WORKSPACE_NAMESPACE_LABEL: key.namespace})
     pods = await client.list(Pod, key.namespace, labels={WORKSPACE_LABEL: key.name})
@@ -184,7 +184,6 @@ async def _look(client: Client, key: ObjectKey, timings: Timings, at: float) -> 
         deployment = await client.get(Deployment, key.name, key.namespace)
     except NotFound:
         deployment = None
-    rows = stages(ws, machines, deployment, pods)
     for mark, seen in (
         ("machine", bool(machines)),
         ("node", any(each.status.node_name for each in machines)),
@@ -195,7 +194,7 @@ async def _look(client: Client, key: ObjectKey, timings: Timings, at: float) -> 
     ):
         if seen:
             timings.mark(mark, at)
-    return ws, rows
+    return ws
 
 
 def _show_answer(

@@ -11,9 +11,10 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from kaito_ctrl.reconcilers.workspace.stages import Stage
+from kaito_api.workspace import StageStatus
+from kaito_ctrl.reconcilers.workspace.stages import current_stage
 
-__all__ = ["Progress", "stage_table"]
+__all__ = ["Progress", "stage_table", "waits_for"]
 
 
 def _ago(now: datetime, since: datetime | None) -> str:
@@ -23,26 +24,32 @@ def _ago(now: datetime, since: datetime | None) -> str:
     return f"{seconds}s" if seconds < 120 else f"{seconds // 60}m{seconds % 60:02d}s"
 
 
-def stage_table(stages: Sequence[Stage], now: datetime, title: str) -> Table:
+def stage_table(stages: Sequence[StageStatus], now: datetime, title: str) -> Table:
     """The stages as a table."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("STAGE", no_wrap=True)
     table.add_column("", width=2)
     table.add_column("SINCE", justify="right", min_width=5)
     table.add_column("WAITS FOR", overflow="fold")
-    current = next((each for each in stages if not each.done), None)
     for stage in stages:
         mark: RenderableType
-        if stage.done:
-            mark, style = Text("✓", style="green"), ""
-        elif stage is current:
-            mark, style = Spinner("dots", style="cyan"), "bold"
-        else:
-            mark, style = Text("·", style="dim"), "dim"
-        waits = "" if stage.done or stage is not current else stage.waits_for
-        since = _ago(now, stage.since) if stage.done or stage is current else ""
-        table.add_row(Text(stage.name, style=style), mark, since, waits)
+        match stage.state:
+            case "Done":
+                mark, style = Text("✓", style="green"), ""
+            case "Active":
+                mark, style = Spinner("dots", style="cyan"), "bold"
+            case "Failed":
+                mark, style = Text("✗", style="red"), "bold red"
+            case _:
+                mark, style = Text("·", style="dim"), "dim"
+        since = stage.finished_at if stage.state == "Done" else stage.started_at
+        table.add_row(Text(stage.name, style=style), mark, _ago(now, since), Text(waits_for(stage)))
     return table
+
+
+def waits_for(stage: StageStatus) -> str:
+    """What *stage* waits for, or what is wrong and what to do about it."""
+    return "; ".join(each for each in (stage.message, stage.next_action) if each)
 
 
 class Progress:
@@ -64,18 +71,20 @@ class Progress:
         if self._live is not None:
             self._live.__exit__(None, None, None)
 
-    def show(self, stages: Sequence[Stage], now: datetime, *notes: str) -> None:
+    def show(self, stages: Sequence[StageStatus], now: datetime, *notes: str) -> None:
         """The present state."""
         if self._live is not None:
             parts: list[RenderableType] = [stage_table(stages, now, self._title), *(Text(each) for each in notes)]
             self._live.update(Group(*parts))
             return
         for stage in stages:
-            if stage.done and stage.name not in self._said:
+            if stage.state == "Done" and stage.name not in self._said:
                 self._said.add(stage.name)
                 self._console.print(f"  {stage.name}: done", highlight=False)
-        current = next((each for each in stages if not each.done), None)
-        waiting = f"{current.name}: waits for {current.waits_for}" if current is not None and current.waits_for else ""
+        current = current_stage(stages)
+        waiting = f"{current.name}: waits for {waits_for(current)}" if current is not None and current.message else ""
+        if current is not None and current.state == "Failed":
+            waiting = f"{current.name}: {waits_for(current)}"
         if waiting and waiting != self._waiting:
             self._waiting = waiting
             self._console.print(f"  {waiting}", highlight=False, soft_wrap=True)

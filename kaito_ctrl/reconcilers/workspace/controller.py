@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
-from kaito_api.core import Node, Service
+from kaito_api.core import Node, Pod, Service
 from kaito_api.karpenter import Machine
 from kaito_api.meta import Resource, owned_by
 from kaito_api.workspace import Workspace, WorkspaceStatus
@@ -15,9 +15,22 @@ from kaito_ctrl.reconcilers.diff import is_applied, stamped
 from kaito_ctrl.reconcilers.names import WORKSPACE_FINALIZER, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
 from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace, refused
 from kaito_ctrl.reconcilers.workspace.services import headless_name
+from kaito_ctrl.reconcilers.workspace.telling import WorkspaceMetrics, tell
 from kaito_ctrl.reconcilers.workspace.validation import Rules
 from kaito_ctrl.reconcilers.workspace.workload import Settings
-from kaito_ctrl.runtime import Context, Controller, ObjectKey, Reader, Result, by_label, key_of, owns, reads, watches
+from kaito_ctrl.runtime import (
+    Context,
+    Controller,
+    ObjectKey,
+    Reader,
+    Result,
+    Scope,
+    by_label,
+    key_of,
+    owns,
+    reads,
+    watches,
+)
 from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.conditions import merge, put
 from kaito_ctrl.runtime.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
@@ -50,13 +63,15 @@ class WorkspaceController(Controller[Workspace]):
         owns(Service),
         # Nobody else writes them, and what they say is not acted upon: their changes need not wake anybody.
         reads(ControllerRevision),
+        watches(Pod, by_label(WORKSPACE_LABEL), scope=Scope(labels=WORKSPACE_LABEL)),
         watches(Machine, by_label(WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL)),
         watches(Node, _workspaces_of),
     )
 
-    def __init__(self, rules: Rules, settings: Settings | None = None) -> None:
+    def __init__(self, rules: Rules, settings: Settings | None = None, metrics: WorkspaceMetrics | None = None) -> None:
         self._rules = rules
         self._settings = settings or Settings()
+        self._metrics = metrics
 
     async def reconcile(self, ws: Workspace, ctx: Context) -> Result:
         raw = ctx.cache.store(Workspace).entry(ctx.key)
@@ -71,6 +86,7 @@ class WorkspaceController(Controller[Workspace]):
                 if (found := ctx.cache.get(Service, name, ws.namespace)) is not None
             ),
             revisions=ctx.cache.list(ControllerRevision, owner=ws),
+            pods=ctx.cache.list(Pod, ws.namespace, labels={WORKSPACE_LABEL: ws.name}),
             problems=self._rules.check(decode_json(raw.raw)),
         )
         plan = plan_workspace(ws, seen, self._rules.catalogue, self._rules.skus, self._settings, ctx.now())
@@ -154,10 +170,11 @@ class WorkspaceController(Controller[Workspace]):
         wire: dict[str, Any] = {
             "workerNodes": list(status.worker_nodes),
             "conditions": [each.to_wire() for each in status.conditions],
+            "stages": [each.to_wire() for each in status.stages],
         }
         entry = ctx.cache.store(Workspace).entry(ctx.key)
         present = (decode_json(entry.raw).get("status") or {}) if entry is not None else {}
-        if {"workerNodes": present.get("workerNodes", []), "conditions": present.get("conditions", [])} == wire:
+        if all(present.get(name, []) == value for name, value in wire.items()):
             return
         try:
             await ctx.client.patch(
@@ -165,6 +182,8 @@ class WorkspaceController(Controller[Workspace]):
             )
         except NotFound:
             ctx.log.debug("gone before its status was written")
+            return
+        tell(ws, status.stages, ctx.events, self._metrics)
 
 
 def _labels_of(key: ObjectKey) -> dict[str, str]:

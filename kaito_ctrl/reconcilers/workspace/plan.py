@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
-from kaito_api.core import Node, Service
+from kaito_api.core import Node, Pod, Service
 from kaito_api.karpenter import Machine
 from kaito_api.meta import Condition, ConditionStatus, Resource, find_condition
-from kaito_api.workspace import Workspace, WorkspaceStatus
+from kaito_api.workspace import StageError, Workspace, WorkspaceStatus
 from kaito_ctrl.reconcilers.workspace.claims import machine
+from kaito_ctrl.reconcilers.workspace.findings import UNDER_WAY, Finding, near_misses
 from kaito_ctrl.reconcilers.workspace.nodes import NodePlan, plan_nodes
 from kaito_ctrl.reconcilers.workspace.revisions import Revisions, plan_revisions
 from kaito_ctrl.reconcilers.workspace.services import headless_service, service
+from kaito_ctrl.reconcilers.workspace.stages import Scene, look_again, stages
 from kaito_ctrl.reconcilers.workspace.validation import Problem
 from kaito_ctrl.reconcilers.workspace.workload import Settings, inference_workload
 from kaito_ctrl.runtime.conditions import merge, put
@@ -39,6 +41,7 @@ class Observed:
     services: Sequence[Service] = ()
     """Those that have the name of the workspace's Service or of its headless one, whoever's they are."""
     revisions: Sequence[ControllerRevision] = ()
+    pods: Sequence[Pod] = ()
     problems: Sequence[Problem] = ()
 
 
@@ -59,16 +62,46 @@ def plan_workspace(
     ws: Workspace, seen: Observed, catalogue: Catalogue, skus: SkuTable, settings: Settings, now: datetime
 ) -> Plan:
     """The next step for *ws*."""
-
-    write = _StatusWriter(ws, now)
-    problem = _obstacle(ws, seen, catalogue)
-    if problem:
-        return Plan(write.status(*write.no_resources(problem)))
-
+    problem = _obstacle(ws, seen)
+    if problem is not None:
+        write = _StatusWriter(ws, now)
+        made = Plan(write.status(*write.no_resources(problem.message)))
+        return replace(made, status=_staged(ws, made, Scene(seen.machines, problem=problem), now))
     assert ws.inference is not None
     preset = catalogue.get(ws.inference.preset.name) if ws.inference.preset is not None else None
-    revisions = plan_revisions(ws, seen.revisions)
     nodes = plan_nodes(ws, seen.nodes, seen.machines, now)
+    made = _plan(ws, seen, nodes, preset, skus, settings, now)
+    status = _staged(ws, made, _scene(ws, seen, nodes, preset, made), now)
+    waits = [each for each in (made.look_again, look_again(seen.machines, now)) if each is not None]
+    return replace(made, status=status, look_again=min(waits, default=None))
+
+
+def _scene(ws: Workspace, seen: Observed, nodes: NodePlan, preset: Preset | None, made: Plan) -> Scene:
+    mine = tuple(pod for pod in seen.pods if pod.metadata.namespace == ws.namespace)
+    machines = tuple(each for each in seen.machines if each not in nodes.surplus)
+    loading = float(preset.readiness_timeout_seconds) if preset is not None else 1800.0
+    in_use = (*nodes.selected, *nodes.awaited)
+    hint = near_misses(ws, seen.nodes) if not in_use else None
+    return Scene(machines, in_use, seen.workload, mine, hint=hint, asked=len(made.machines), loading=loading)
+
+
+def _staged(ws: Workspace, made: Plan, scene: Scene, now: datetime) -> WorkspaceStatus:
+    """The status of *made* with its stages."""
+    as_planned = ws.evolve(status=made.status.evolve(stages=ws.status.stages))
+    return made.status.evolve(stages=stages(as_planned, scene, now))
+
+
+def _plan(
+    ws: Workspace,
+    seen: Observed,
+    nodes: NodePlan,
+    preset: Preset | None,
+    skus: SkuTable,
+    settings: Settings,
+    now: datetime,
+) -> Plan:
+    write = _StatusWriter(ws, now)
+    revisions = plan_revisions(ws, seen.revisions)
     if not nodes.complete(ws.resource.count):
         return replace(_waiting_for_nodes(ws, nodes, preset, write), revisions=revisions)
 
@@ -104,7 +137,23 @@ def plan_workspace(
 def refused(ws: Workspace, plan: Plan, what: Resource, why: str, now: datetime) -> WorkspaceStatus:
     """The status of *plan* when the API server refuses one of its objects: in words, because retrying will not help."""
     write = _StatusWriter(ws.evolve(status=plan.status), now)
-    return write.status(*write.not_serving(f"{what} was refused: {why}"))
+    text = f"{what} was refused: {why}"
+    status = write.status(*write.not_serving(text))
+    problem = Finding(
+        "PodScheduled", "ObjectRefused", str(what), f"was refused: {why}", "the message says what forbids it"
+    )
+    told = [
+        each.evolve(
+            state="Failed",
+            message=text,
+            last_error=StageError(code=problem.code, message=problem.message, source=problem.source),
+            next_action=problem.fix,
+        )
+        if each.name == problem.stage
+        else each
+        for each in status.stages
+    ]
+    return status.evolve(stages=tuple(told))
 
 
 class _StatusWriter:
@@ -134,23 +183,23 @@ class _StatusWriter:
         """The status with *conditions* put in; without *nodes* the known ones stay."""
         present = self._ws.status
         names = tuple(sorted(node.name for node in nodes)) if nodes is not None else present.worker_nodes
-        return WorkspaceStatus(worker_nodes=names, conditions=merge(present.conditions, conditions))
+        return present.evolve(worker_nodes=names, conditions=merge(present.conditions, conditions))
 
 
-def _obstacle(ws: Workspace, seen: Observed, catalogue: Catalogue) -> str:
-    """Why nothing can be done for *ws*, or nothing."""
+def _obstacle(ws: Workspace, seen: Observed) -> Finding | None:
+    """Why nothing can be done for *ws*."""
     if seen.problems:
-        return "; ".join(str(problem) for problem in seen.problems)
+        text = "; ".join(str(problem) for problem in seen.problems)
+        fix = next((problem.fix for problem in seen.problems if problem.fix), "correct the workspace")
+        return Finding("Planned", "InvalidWorkspace", str(ws), text, fix)
     if ws.tuning is not None:
-        return "tuning: this release of kaito-ctrl serves models, and does not tune them yet"
+        text = "tuning: this release of kaito-ctrl serves models, and does not tune them yet"
+        return Finding("Planned", "NotSupported", str(ws), text)
     for taken in (*seen.services, seen.workload):
         if taken is not None and not any(ref.uid == ws.uid for ref in taken.metadata.owner_references):
-            return f"{taken} exists and is not this workspace's: delete it, or give the workspace another name"
-    return ""
-
-
-_UNDER_WAY = frozenset({"", "AwaitingReconciliation", "Launching"})
-"""Why a machine may not be launched yet without anything being wrong."""
+            text = f"{taken} exists and is not this workspace's: delete it, or give the workspace another name"
+            return Finding("Planned", "NameTaken", str(taken), text, "delete it, or give the workspace another name")
+    return None
 
 
 def _waiting_for_nodes(ws: Workspace, nodes: NodePlan, preset: Preset | None, write: _StatusWriter) -> Plan:
@@ -183,7 +232,7 @@ def _launch_failure(machines: Sequence[Machine]) -> str:
     """Why one of *machines* cannot be launched, or nothing."""
     for each in machines:
         launched = find_condition(each.status.conditions, "MachineLaunched")
-        if launched is not None and launched.status != "True" and launched.reason not in _UNDER_WAY:
+        if launched is not None and launched.status != "True" and launched.reason not in UNDER_WAY:
             return f"machine {each.name}: {launched.message or launched.reason}"
     return ""
 

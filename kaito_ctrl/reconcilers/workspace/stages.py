@@ -1,131 +1,271 @@
-"""Where a workspace stands, stage by stage, in words: since when, and what it waits for. Pure.
+"""Where a workspace stands, stage by stage: since when, until when, what it waits for, what to do. Pure.
 
-Stages follow one another; the first one that is not done is the one to look at. They are read off the objects, not
-remembered: whoever asks, whenever, gets the same answer.
+Stages follow one another; the first one that is not done is the one to look at. They are read off the objects, and not
+remembered, so whoever asks, whenever, gets the same answer. Only two things are taken from the status as it was: how
+often something was tried, and the last error of a stage, which stays for whoever comes too late to see it.
+
+The order is Kubernetes': a pod gets its node before its images and adapters are fetched there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import get_args
 
-from kaito_api.apps import Deployment
-from kaito_api.core import Pod
+from kaito_api.apps import Deployment, StatefulSet
+from kaito_api.core import Node, Pod
 from kaito_api.karpenter import Machine
 from kaito_api.meta import Condition, find_condition, is_true
-from kaito_api.workspace import Workspace
+from kaito_api.workspace import StageError, StageName, StageStatus, Workspace
+from kaito_ctrl.reconcilers.workspace.findings import UNNOTICED, Finding, of_machine, of_node, of_pod, of_workload
 
-__all__ = ["STAGES", "Stage", "stages"]
+__all__ = ["STAGES", "Scene", "current_stage", "find_out", "look_again", "stages"]
 
-STAGES = (
-    "Admitted",
-    "MachineLaunched",
-    "NodeRegistered",
-    "NodeInitialized",
-    "PodScheduled",
-    "EngineStarted",
-    "Serving",
-)
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+_BUDGET: dict[StageName, float] = {
+    "CapacityReserved": 600.0,
+    "MachineLaunched": 600.0,
+    "NodeRegistered": 900.0,
+    "NodeInitialized": 900.0,
+    "PodScheduled": 300.0,
+    "ArtifactsReady": 1800.0,
+    "Serving": 300.0,
+}
+"""Seconds that a stage may take; that of ``EngineStarted`` is the model's own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage. ``since`` is when it was done, or when it began; ``waits_for`` is empty once it is done."""
+class Scene:
+    """What there is around a workspace: its machines, the nodes that it uses, its workload and its pods."""
 
-    name: str
+    machines: Sequence[Machine] = ()
+    nodes: Sequence[Node] = ()
+    workload: Deployment | StatefulSet | None = None
+    pods: Sequence[Pod] = ()
+    problem: Finding | None = None
+    """Why nothing can be done for the workspace at all (of stage ``Planned``), or why a step of it was refused."""
+    hint: Finding | None = None
+    """What may be the reason that nobody provides a node."""
+    asked: int = 0
+    """Machines that are asked for in this pass."""
+    loading: float = 1800.0
+    """Seconds that the model may take to load."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """How far a stage is. ``since`` is when it was done."""
+
+    name: StageName
     done: bool
-    since: datetime | None
+    since: datetime | None = None
     waits_for: str = ""
 
 
-def stages(
-    ws: Workspace, machines: Sequence[Machine], deployment: Deployment | None, pods: Sequence[Pod]
-) -> tuple[Stage, ...]:
+def stages(ws: Workspace, scene: Scene, now: datetime) -> tuple[StageStatus, ...]:
     """All stages of *ws*, in order."""
+    steps = _steps(ws, scene)
+    # A server that has only just started is not ready for a moment, and nothing is wrong with that.
+    served = find_condition(ws.status.conditions, "InferenceReady") is not None
+    findings = tuple(each for each in find_out(scene, now) if served or each.code != "NotReady")
+    current = next((each.name for each in steps if not each.done), None)
+    before = {each.name: each for each in ws.status.stages}
+    built: list[StageStatus] = []
+    began = ws.metadata.creation_timestamp
+    for step in steps:
+        old = before.get(step.name)
+        finding = _worst(findings, step.name) if step.name == current else None
+        if finding is not None and finding.code == "NoProvisioner" and scene.hint is not None:
+            finding = scene.hint
+        built.append(_status(step, old, began, finding, scene, current=step.name == current))
+        if step.done:
+            began = step.since or began
+    return tuple(built)
+
+
+def current_stage(found: Iterable[StageStatus]) -> StageStatus | None:
+    """The first stage that is not done; ``None`` when all are."""
+    return next((each for each in found if each.state != "Done"), None)
+
+
+def find_out(scene: Scene, now: datetime) -> Iterable[Finding]:
+    """Everything that is wrong, the earliest stage first, and of each stage the first object by name."""
+    found: list[Finding | None] = [scene.problem]
+    found += [of_machine(each, now) for each in sorted(scene.machines, key=lambda each: each.name)]
+    found += [of_node(each) for each in sorted(scene.nodes, key=lambda each: each.name)]
+    found += [of_workload(scene.workload)] if scene.workload is not None else []
+    found += [of_pod(each) for each in sorted(scene.pods, key=lambda each: each.name)]
+    return sorted((each for each in found if each is not None), key=lambda each: STAGES.index(each.stage))
+
+
+def look_again(machines: Sequence[Machine], now: datetime) -> float | None:
+    """Seconds until the mere passing of time makes a difference; ``None`` if it does not."""
+    unnoticed = [
+        UNNOTICED - (now - each.metadata.creation_timestamp).total_seconds()
+        for each in machines
+        if not each.status.conditions and each.metadata.creation_timestamp is not None
+    ]
+    return min((each for each in unnoticed if each > 0), default=None)
+
+
+def _worst(findings: Sequence[Finding], stage: StageName) -> Finding | None:
+    """What holds up *stage*: something of that stage itself, or of a later one, or of one that was done before."""
+    position = STAGES.index(stage)
+    later = [each for each in findings if STAGES.index(each.stage) >= position]
+    return next(iter((*later, *findings)), None)
+
+
+def _status(
+    step: _Step,
+    old: StageStatus | None,
+    began: datetime | None,
+    finding: Finding | None,
+    scene: Scene,
+    *,
+    current: bool,
+) -> StageStatus:
+    name = step.name
+    error = StageError(code=finding.code, message=finding.message, source=finding.source) if finding else None
+    error = error or (old.last_error if old is not None else None)
+    attempts = _attempts(name, old, scene, begun=step.done or current)
+    if step.done:
+        return StageStatus(
+            name=name, state="Done", started_at=began, finished_at=step.since, attempts=attempts, last_error=error
+        )
+    if not current:
+        return StageStatus(name=name, state="Pending", attempts=attempts, last_error=error)
+    seconds = scene.loading if name == "EngineStarted" else _BUDGET.get(name)
+    return StageStatus(
+        name=name,
+        state="Failed" if finding is not None else "Active",
+        started_at=began,
+        deadline=began + timedelta(seconds=seconds) if began is not None and seconds is not None else None,
+        attempts=attempts,
+        message=f"{finding.source}: {finding.message}" if finding is not None else step.waits_for,
+        last_error=error,
+        next_action=(finding.fix or None) if finding is not None else None,
+    )
+
+
+def _attempts(name: StageName, old: StageStatus | None, scene: Scene, *, begun: bool) -> int:
+    known = old.attempts if old is not None else 0
+    if name == "CapacityReserved":
+        return max(known + scene.asked, len(scene.machines) + scene.asked)
+    if name == "EngineStarted":
+        statuses = [status for pod in scene.pods for status in pod.status.container_statuses]
+        return max((status.restart_count + (status.state.waiting is None) for status in statuses), default=known)
+    return max(known, 1 if begun else 0)
+
+
+def _steps(ws: Workspace, scene: Scene) -> list[_Step]:
+    made = ws.metadata.creation_timestamp
+    steps = [_Step("Admitted", True, made)]
     resource = find_condition(ws.status.conditions, "ResourceReady")
-    found = [Stage("Admitted", True, ws.metadata.creation_timestamp)]
-    if is_true(ws.status.conditions, "ResourceReady") and not machines:
-        found += [Stage(name, True, _since(resource)) for name in STAGES[1:4]]
+    if scene.problem is not None and scene.problem.stage == "Planned":
+        steps += [_Step(name, False) for name in STAGES[1:]]
+        return steps
+    steps.append(_Step("Planned", True, made))
+    if len(scene.nodes) >= ws.resource.count and is_true(ws.status.conditions, "ResourceReady"):
+        since = resource.last_transition_time if resource is not None else made
+        steps += _machine_steps(scene.machines, since) if scene.machines else _given(since)
+    elif scene.machines:
+        steps += _machine_steps(scene.machines, None)
     else:
-        found += _machine_stages(ws, machines)
-    found.append(_scheduled(deployment, pods))
-    found.append(_started(pods))
-    served = find_condition(ws.status.conditions, "InferenceReady")
-    if served is not None and served.status == "True":
-        found.append(Stage("Serving", True, _since(served)))
-    else:
-        waits = served.message if served is not None else "the readiness probe of the server"
-        found.append(Stage("Serving", False, _since(served), waits))
-    return tuple(found)
+        steps += [_Step("CapacityReserved", False, None, "a machine to be asked for"), *_ahead(STAGES[3:6])]
+    steps += [_scheduled(scene), _artifacts(scene.pods), _engine(scene.pods), _serving(ws, scene)]
+    return steps
+
+
+def _given(since: datetime | None) -> list[_Step]:
+    """Nodes that were there, or that somebody else made: there is nothing to see of how."""
+    return [_Step(name, True, since) for name in STAGES[2:6]]
+
+
+def _ahead(names: Iterable[StageName]) -> list[_Step]:
+    return [_Step(name, False) for name in names]
+
+
+_MACHINE_STEPS: tuple[tuple[StageName, str, str], ...] = (
+    ("CapacityReserved", "MachineLaunched", "the cloud to grant an instance"),
+    ("MachineLaunched", "MachineLaunched", "the instance to start"),
+    ("NodeRegistered", "MachineRegistered", "the instance to boot and its node to join"),
+    ("NodeInitialized", "MachineInitialized", "the node to be ready, with its GPUs"),
+)
+
+
+def _machine_steps(machines: Sequence[Machine], ready: datetime | None) -> list[_Step]:
+    """By the slowest of *machines*; when the resources were *ready* as a whole, all of it is done."""
+    steps = []
+    for name, kind, waits in _MACHINE_STEPS:
+        conditions = [(each, find_condition(each.status.conditions, kind)) for each in machines]
+        missing = [each for each, found in conditions if found is None or found.status != "True"]
+        times = [at for _, found in conditions if (at := _since(found)) is not None]
+        if missing and ready is None:
+            steps.append(_Step(name, False, None, f"{waits} ({', '.join(sorted(each.name for each in missing))})"))
+        else:
+            steps.append(_Step(name, True, max(times, default=ready)))
+    return steps
 
 
 def _since(condition: Condition | None) -> datetime | None:
-    return condition.last_transition_time if condition is not None else None
+    return condition.last_transition_time if condition is not None and condition.status == "True" else None
 
 
-def _machine_stages(ws: Workspace, machines: Sequence[Machine]) -> list[Stage]:
-    failed = find_condition(ws.status.conditions, "ResourceReady")
-    if not machines:
-        text = failed.message if failed is not None and failed.status == "False" else "a machine to be asked for"
-        return [Stage(name, False, None, text if name == "MachineLaunched" else "") for name in STAGES[1:4]]
-    rows = []
-    for kind, name, waits in (
-        ("MachineLaunched", "MachineLaunched", "the cloud to grant an instance"),
-        ("MachineRegistered", "NodeRegistered", "the instance to boot and its node to join"),
-        ("MachineInitialized", "NodeInitialized", "the node to be ready, with its GPUs"),
-    ):
-        conditions = [(each, find_condition(each.status.conditions, kind)) for each in machines]
-        missing = [(each, found) for each, found in conditions if found is None or found.status != "True"]
-        if missing:
-            machine, condition = missing[0]
-            reason = condition.message if condition is not None and kind == "MachineLaunched" else ""
-            text = f"{machine.name}: {reason or waits}"
-            rows.append(Stage(name, False, _since(condition) or machine.metadata.creation_timestamp, text))
-        else:
-            times = [at for _, found in conditions if (at := _since(found)) is not None]
-            rows.append(Stage(name, True, max(times, default=None)))
-    return rows
+def _scheduled(scene: Scene) -> _Step:
+    name: StageName = "PodScheduled"
+    if scene.workload is None:
+        return _Step(name, False, None, "the workload to be created")
+    wanted = scene.workload.spec.replicas
+    if len(scene.pods) < wanted:
+        return _Step(name, False, None, f"{wanted - len(scene.pods)} of {wanted} pods to be made")
+    return _of_pods(name, "PodScheduled", scene.pods, "a node with free GPUs")
 
 
-def _scheduled(deployment: Deployment | None, pods: Sequence[Pod]) -> Stage:
-    name = "PodScheduled"
-    if deployment is None:
-        return Stage(name, False, None, "nodes to be ready")
+def _artifacts(pods: Sequence[Pod]) -> _Step:
+    name: StageName = "ArtifactsReady"
     if not pods:
-        return Stage(name, False, deployment.metadata.creation_timestamp, "the pod to be made")
+        return _Step(name, False)
     for pod in pods:
-        condition = find_condition(pod.status.conditions, "PodScheduled")
-        if condition is None or condition.status != "True":
-            text = condition.message if condition is not None and condition.message else "a node with a free GPU"
-            return Stage(name, False, pod.metadata.creation_timestamp, text)
-    times = [at for pod in pods if (at := _since(find_condition(pod.status.conditions, name))) is not None]
-    return Stage(name, True, max(times, default=None))
+        waiting = [each for each in pod.status.container_statuses if not (each.image_id or each.state.running)]
+        initialized = is_true(pod.status.conditions, "Initialized") or not pod.status.conditions
+        if not initialized or waiting or not pod.status.container_statuses:
+            what = "the images to be pulled" if initialized else "adapters and images to be fetched"
+            return _Step(name, False, None, f"{what} ({pod.name})")
+    return _of_pods(name, "Initialized", pods, "")
 
 
-def _started(pods: Sequence[Pod]) -> Stage:
-    name = "EngineStarted"
-    if not pods:
-        return Stage(name, False, None, "the pod to be scheduled")
+def _engine(pods: Sequence[Pod]) -> _Step:
+    name: StageName = "EngineStarted"
     for pod in pods:
-        for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
-            if status.started:
-                continue
-            waiting = status.state.waiting or {}
-            if waiting.get("reason") == "CrashLoopBackOff":
-                ended = status.last_state.terminated or {}
-                text = (
-                    f"container {status.name} to stay up: it ended {status.restart_count} times, last with exit code "
-                    f"{ended.get('exitCode')} ({ended.get('reason')}); see kubectl logs {pod.name} --previous"
-                )
-            elif waiting.get("reason"):
-                text = f"{waiting['reason']}: {waiting.get('message') or 'container ' + status.name}"
-            elif status.state.running is not None:
-                text = f"the model to load ({pod.name})"
-            else:
-                text = f"container {status.name} to start"
-            return Stage(name, False, pod.status.start_time, text)
-        if not pod.status.container_statuses:
-            return Stage(name, False, pod.status.start_time, f"the node to start {pod.name}")
-    times = [pod.status.start_time for pod in pods if pod.status.start_time is not None]
-    return Stage(name, True, max(times, default=None))
+        for status in pod.status.container_statuses:
+            if not status.started:
+                return _Step(name, False, None, f"the model to load ({pod.name})")
+    if not pods or not all(pod.status.container_statuses for pod in pods):
+        return _Step(name, False)
+    times = [since for pod in pods if (since := _started_at(pod)) is not None]
+    return _Step(name, True, max(times, default=None))
+
+
+def _started_at(pod: Pod) -> datetime | None:
+    """When its server was started last; ready pods say more precisely when it had loaded."""
+    ready = find_condition(pod.status.conditions, "Ready")
+    return _since(ready) or pod.status.start_time
+
+
+def _serving(ws: Workspace, scene: Scene) -> _Step:
+    served = find_condition(ws.status.conditions, "InferenceReady")
+    if served is not None and served.status == "True":
+        return _Step("Serving", True, served.last_transition_time)
+    text = served.message if served is not None and served.message else "every replica to be ready"
+    return _Step("Serving", False, None, text)
+
+
+def _of_pods(name: StageName, kind: str, pods: Sequence[Pod], waits: str) -> _Step:
+    for pod in pods:
+        if not is_true(pod.status.conditions, kind):
+            return _Step(name, False, None, f"{waits} ({pod.name})" if waits else pod.name)
+    times = [at for pod in pods if (at := _since(find_condition(pod.status.conditions, kind))) is not None]
+    return _Step(name, True, max(times, default=None))

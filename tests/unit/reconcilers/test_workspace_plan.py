@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kaito_api.apps import Deployment, DeploymentStatus, StatefulSet
-from kaito_api.core import Node, Pod, Service
+from kaito_api.core import Node, Service
 from kaito_api.karpenter import Machine
 from kaito_api.meta import find_condition
 from kaito_api.workspace import Workspace
@@ -16,7 +16,6 @@ from kaito_ctrl.reconcilers.diff import covers, is_applied, stamped
 from kaito_ctrl.reconcilers.names import machine_name
 from kaito_ctrl.reconcilers.workspace.nodes import plan_nodes
 from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace, refused
-from kaito_ctrl.reconcilers.workspace.stages import stages
 from kaito_ctrl.reconcilers.workspace.workload import Settings
 from kaito_presets import Catalogue, SkuTable
 
@@ -309,29 +308,6 @@ def test_the_pod_needs_the_nodes_gpus_and_tolerates_its_taints() -> None:
         "tolerations"
     ]
     assert template["spec"]["automountServiceAccountToken"] is False
-
-
-def test_stages_name_what_is_waited_for() -> None:
-    ws = workspace()
-    rows = stages(ws, (), None, ())
-    assert next(each for each in rows if not each.done).name == "MachineLaunched"
-    waiting = stages(ws, [machine("ws1", message="no capacity")], None, ())
-    current = next(each for each in waiting if not each.done)
-    assert current.waits_for == "ws1: no capacity"
-
-
-def test_a_server_that_keeps_ending_is_named_with_its_exit_code_and_where_to_look() -> None:
-    container = {
-        "name": "ws",
-        "restartCount": 3,
-        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}},
-        "lastState": {"terminated": {"exitCode": 2, "reason": "Error"}},
-    }
-    pod = Pod.model_validate({"metadata": {"name": "ws-1"}, "status": {"containerStatuses": [container]}})
-    started = next(each for each in stages(workspace(), (), None, [pod]) if each.name == "EngineStarted")
-    assert not started.done
-    assert "exit code 2 (Error)" in started.waits_for
-    assert "kubectl logs ws-1 --previous" in started.waits_for
 
 
 def test_covers_looks_at_what_we_set_and_at_nothing_else() -> None:

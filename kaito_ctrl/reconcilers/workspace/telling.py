@@ -1,0 +1,96 @@
+"""What is told of a workspace beside its status: an Event for each step that is done or fails, and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from kaito_api.karpenter import Machine
+from kaito_api.workspace import StageStatus, Workspace
+from kaito_ctrl.reconcilers.names import WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
+from kaito_ctrl.reconcilers.workspace.stages import STAGES
+from kaito_ctrl.runtime import ObjectKey, Reader
+from kaito_ctrl.runtime.events import EventSink
+
+__all__ = ["WorkspaceMetrics", "tell"]
+
+_SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0)
+
+
+class WorkspaceMetrics:
+    """The domain's figures, in a registry of the caller's; those about machines are read off *cache*."""
+
+    def __init__(self, registry: CollectorRegistry, cache: Reader) -> None:
+        self._seconds = Histogram(
+            "kaito_stage_seconds",
+            "How long a workspace took for a stage",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._failures = Counter(
+            "kaito_stage_failures", "How often a stage came to fail, by cause", ["stage", "reason"], registry=registry
+        )
+        for name, text, read in (
+            ("desired", "Nodes that all workspaces together ask for", _desired),
+            ("live", "Machines of workspaces that are there", _live),
+            ("orphaned", "Machines whose workspace is not there: it should be none", _orphaned),
+        ):
+            # Read when scraped: counting at every reconcile would cost the square of the number of workspaces.
+            Gauge(f"kaito_machines_{name}", text, registry=registry).set_function(partial(read, cache))
+        for stage in STAGES:
+            self._seconds.labels(stage)
+
+    def stage_done(self, stage: StageStatus) -> None:
+        if stage.started_at is not None and stage.finished_at is not None:
+            self._seconds.labels(stage.name).observe((stage.finished_at - stage.started_at).total_seconds())
+
+    def stage_failed(self, stage: StageStatus, code: str) -> None:
+        self._failures.labels(stage.name, code).inc()
+
+
+def _desired(cache: Reader) -> float:
+    return sum(ws.resource.count for ws in cache.list(Workspace) if not ws.deleting)
+
+
+def _live(cache: Reader) -> float:
+    return len(_ours(cache))
+
+
+def _orphaned(cache: Reader) -> float:
+    return sum(cache.store(Workspace).entry(key) is None for key in _ours(cache))
+
+
+def _ours(cache: Reader) -> list[ObjectKey]:
+    """For each machine of a workspace, whose it is."""
+    labels = (machine.metadata.labels for machine in cache.list(Machine))
+    return [
+        ObjectKey(each.get(WORKSPACE_NAMESPACE_LABEL, ""), each[WORKSPACE_LABEL])
+        for each in labels
+        if WORKSPACE_LABEL in each
+    ]
+
+
+def tell(ws: Workspace, now: Sequence[StageStatus], events: EventSink, metrics: WorkspaceMetrics | None = None) -> None:
+    """What has changed from the stages that *ws* shows to those that it has *now*."""
+    before = {each.name: each for each in ws.status.stages}
+    for stage in now:
+        old = before.get(stage.name)
+        if stage.state == "Done" and (old is None or old.state != "Done") and stage.name != "Admitted":
+            events.normal(ws, stage.name, _note(stage))
+            if metrics is not None:
+                metrics.stage_done(stage)
+        error = stage.last_error
+        if stage.state == "Failed" and error is not None and (old is None or old.last_error != error):
+            fix = f" ({stage.next_action})" if stage.next_action else ""
+            events.warning(ws, error.code, f"{error.source}: {error.message}{fix}", action=stage.name)
+            if metrics is not None:
+                metrics.stage_failed(stage, error.code)
+
+
+def _note(stage: StageStatus) -> str:
+    if stage.started_at is None or stage.finished_at is None:
+        return "done"
+    return f"done after {max((stage.finished_at - stage.started_at).total_seconds(), 0):.0f} s"
