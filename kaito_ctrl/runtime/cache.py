@@ -9,13 +9,14 @@ of a reconciler reads belongs together. The cache hears of the process's own wri
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import structlog
 
 from kaito_api.meta import Resource
+from kaito_ctrl.runtime.cachemetrics import Census, KindSeries
 from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.errors import (
     ApiError,
@@ -78,18 +79,24 @@ class Cache(Reader):
         streaming: bool = True,
         sync_timeout: float = 120.0,
         metrics: Metrics | None = None,
+        cluster: str = "",
     ) -> None:
         super().__init__(self._declared)
         self._client = client
         self._rng = rng
         self._streaming = streaming
         self._sync_timeout = sync_timeout
-        self._metrics = metrics
+        self._cluster = cluster
+        self._series = metrics.caches if metrics is not None else None
+        self._kinds: dict[type[Resource], KindSeries] = {}
+        self._clock: Callable[[], float] | None = None
         self._stores: dict[type[Resource], Store[Any]] = {}
         self._scopes: dict[type[Resource], Scope] = {}
         """Of the kinds for which somebody has given one."""
         self._settling: dict[type[Resource], asyncio.Lock] = {}
         self._running = False
+        if self._series is not None:
+            self._series.add(self)
         self._log = structlog.get_logger("kaito_ctrl")
         self.reflectors: dict[type[Resource], tuple[Reflector, ...]] = {}
         """Of each kind, one for each namespace that is watched by itself."""
@@ -116,9 +123,8 @@ class Cache(Reader):
             raise RuntimeError(f"{kind.kind} must be declared before the cache runs")
         if store is None:
             store = self._stores[kind] = Store(kind)
-            if self._metrics is not None:
-                undecodable = partial(getattr, store, "undecodable")
-                self._metrics.undecodable.labels(kind.kind).set_function(undecodable)
+            if self._series is not None:
+                self._kinds[kind] = self._series.kind(kind.kind, self._cluster)
         if scope is not None:
             self._scopes[kind] = scope
             store.limit(scope)
@@ -131,6 +137,13 @@ class Cache(Reader):
         """The declared kinds."""
         return tuple(self._stores)
 
+    def census(self) -> Iterator[Census]:
+        """What there is of each kind, for :mod:`kaito_ctrl.runtime.cachemetrics`."""
+        for kind, store in self._stores.items():
+            heard = [each.last_frame for each in self.reflectors.get(kind, ()) if each.last_frame is not None]
+            age = self._clock() - min(heard) if heard and self._clock is not None else None
+            yield Census(self._cluster, kind.kind, len(store), store.bytes, store.undecodable, store.unreadable, age)
+
     def unsynced(self) -> list[str]:
         """Which kinds have not been listed yet, each with what it waits for."""
         waiting = []
@@ -141,19 +154,21 @@ class Cache(Reader):
                 waiting.append(f"{kind.plural} ({', '.join(reasons)})" if reasons else kind.plural)
         return waiting
 
-    async def run(self, lifetime: Lifetime) -> None:
+    async def run(self, lifetime: Lifetime, *, required: bool = True) -> None:
         """Watch every declared kind until asked to stop; started once all of them are synced.
 
-        Raises ``CacheSyncTimeout`` when a kind cannot be listed in time.
+        Raises ``CacheSyncTimeout`` when a kind cannot be listed in time. Unless it is *required*: then it is started
+        all the same, as soon as every kind that is not synced has failed to be listed once, and tries on.
         """
         self._running = True
+        self._clock = asyncio.get_running_loop().time
         synced = asyncio.Event()
 
         def on_state(kind: type[Resource], state: State) -> None:
             if isinstance(state, Waiting):
                 say = self._log.warning if state.suspended else self._log.info
                 say("cannot list or watch", resource=kind.plural, group=kind.group, reason=state.reason)
-            if all(store.synced for store in self._stores.values()):
+            if all(store.synced or (not required and self._fails(each)) for each, store in self._stores.items()):
                 synced.set()
 
         if not self._stores:
@@ -171,6 +186,7 @@ class Cache(Reader):
                         rng=self._rng,
                         streaming=self._streaming,
                         on_state=partial(on_state, kind),
+                        metrics=self._kinds.get(kind),
                     )
                     for feed in store.feeds
                 )
@@ -182,10 +198,11 @@ class Cache(Reader):
                 async with asyncio.timeout(self._sync_timeout):
                     await synced.wait()
             except TimeoutError:
-                raise CacheSyncTimeout(
-                    f"not listed after {self._sync_timeout:g} s: {', '.join(self.unsynced())}; is the CRD installed, "
-                    "and may this identity list and watch it?"
-                ) from None
+                if required:
+                    raise CacheSyncTimeout(
+                        f"not listed after {self._sync_timeout:g} s: {', '.join(self.unsynced())}; is the CRD "
+                        "installed, and may this identity list and watch it?"
+                    ) from None
             lifetime.started()
             await lifetime.wait_stopping()
             for watch in watches:
@@ -234,6 +251,8 @@ class Cache(Reader):
     async def _look_up(self, kind: type[Resource], doubt: Doubt[Any]) -> None:
         store = self._stores[kind]
         raw: bytes | None = None
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             raw = await self._client.get_raw(kind, doubt.key)
         except NotFound as error:
@@ -247,9 +266,17 @@ class Cache(Reader):
             )
             store.dismiss(doubt)
             return
+        finally:
+            if kind in self._kinds:
+                self._kinds[kind].looked_up(clock() - began)
         store.settle(doubt, raw)
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _fails(self, kind: type[Resource]) -> bool:
+        """Whether an attempt to list *kind* has failed, and the next one has not succeeded."""
+        states = (reflector.state for reflector in self.reflectors.get(kind, ()))
+        return any(isinstance(state, Waiting) and state.reason for state in states)
 
     def _declared(self, kind: type[Resource]) -> Store[Any]:
         try:

@@ -22,7 +22,8 @@ class Cluster:
     """See the module's docstring.
 
     *dial* makes another transport to the same server, for what must not wait behind everything else; *streaming* says
-    whether lists are asked for as streams, *sync_timeout* in how many seconds a declared kind has to be listed.
+    whether servers that can are asked for lists as streams, *sync_timeout* in how many seconds a kind has to be
+    listed, *name* what the metrics of its cache call it, where several clusters share them.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class Cluster:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         metrics: Metrics | None = None,
-        streaming: bool = False,
+        streaming: bool = True,
         sync_timeout: float = 120.0,
         dial: Dial | None = None,
+        name: str = "",
     ) -> None:
         self.transport = transport
         self.clock = clock or SystemClock()
@@ -43,7 +45,12 @@ class Cluster:
         self.dial = dial
         self.client = Client(transport, metrics=self.metrics)
         self.cache = Cache(
-            self.client, rng=self.rng, streaming=streaming, sync_timeout=sync_timeout, metrics=self.metrics
+            self.client,
+            rng=self.rng,
+            streaming=streaming,
+            sync_timeout=sync_timeout,
+            metrics=self.metrics,
+            cluster=name,
         )
 
     @classmethod

@@ -2,13 +2,15 @@
 
 An entry's identity is always at hand; its bytes, its header and its typed view may have to be made first. What costs
 memory is shared where objects repeat each other (labels, owner references, namespaces), and an entry adds but one
-object to what Python's garbage collector has to walk: its key.
+object to what Python's garbage collector has to walk: its key. Typed views are what is large: that of a pod of 6 KB
+takes some 50 KB and adds 170 objects to that walk. So a bounded number of them is kept, and the others are decoded
+again when they are asked for, which takes some 70 µs.
 """
 
 from __future__ import annotations
 
+import random
 import zlib
-from collections import deque
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -28,8 +30,6 @@ R = TypeVar("R", bound=Resource)
 
 _SHARED = 8192
 """Values that are remembered for sharing; then it begins anew, for values come and go with rollouts."""
-_COMPACT_VIEWS = 256
-"""Decoded views that a compact form keeps, the last ones that were asked for."""
 _SAMPLES = 16
 _WINDOW = 32768
 
@@ -84,8 +84,7 @@ class Entry(msgspec.Struct, Generic[R], gc=False, eq=False, weakref=False):
             raise view
         return view
 
-    def forget_view(self) -> None:
-        """Let go of the decoded view; the next look decodes it again."""
+    def _forget_view(self) -> None:
         if not self.failed:
             self._view = None
 
@@ -101,7 +100,10 @@ class Form(Generic[R]):
         self._shape = scope.shape()
         self._deflate = _Deflate() if scope.compact else None
         self._shared: dict[Any, Any] = {}
-        self._views: deque[Entry[R]] = deque()
+        self._views: list[Entry[R]] = []
+        self._most = scope.views
+        # Which of them goes is drawn, so that a scan of a few more than there is room for does not find none of them.
+        self._draw = random.Random(0).randrange  # noqa: S311 - and the same in every run
 
     def entry(self, record: Record) -> Entry[R]:
         """The entry of a whole object. Never raises."""
@@ -125,11 +127,11 @@ class Form(Generic[R]):
         """The bytes that were packed."""
         return packed if self._deflate is None else self._deflate.unpack(packed)
 
-    def decode(self, entry: Entry[R]) -> R | DecodeError:
-        """Make the view of *entry*, and keep it there."""
+    def decode(self, entry: Entry[R], *, keep: bool = True) -> R | DecodeError:
+        """The view of *entry*, made now. It is kept there, if *keep* is on, until room is needed for others."""
         raw = entry.raw
         try:
-            view = entry._view = self.kind.model_validate_json(raw)
+            view = self.kind.model_validate_json(raw)
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
@@ -140,10 +142,14 @@ class Form(Generic[R]):
             # Whoever lists objects will not see this one, so somebody has to say it: once, for this version.
             _log.warning("undecodable object", kind=self.kind.kind, key=str(entry.key), problems=problems)
             return failure
-        if self._deflate is not None:
+        if keep and len(self._views) < self._most:
+            entry._view = view
             self._views.append(entry)
-            if len(self._views) > _COMPACT_VIEWS:
-                self._views.popleft().forget_view()
+        elif keep and self._most:
+            entry._view = view
+            place = self._draw(self._most)
+            self._views[place]._forget_view()
+            self._views[place] = entry
         return view
 
     def _share(self, value: Any, key: Any = None) -> Any:

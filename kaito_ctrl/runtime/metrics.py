@@ -18,6 +18,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from kaito_ctrl.runtime.cachemetrics import CacheSeries
+
 __all__ = ["ControllerMetrics", "Metrics", "WebhookMetrics", "WorkqueueMetrics"]
 
 _RECONCILE_SECONDS = (
@@ -101,9 +103,7 @@ class Metrics:
             "verb",
             "host",
         )
-        self.undecodable = gauge(
-            "kaito_ctrl_undecodable_objects", "Cached objects that do not fit their model, as far as read", "kind"
-        )
+        self.caches = CacheSeries(self.registry)
         self.leading = gauge("leader_election_master_status", "Whether this process leads", "name")
         self.slow_renewals = counter(
             "leader_election_slowpath_total", "Renewals for which the lease had to be read again", "name"

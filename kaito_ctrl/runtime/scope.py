@@ -37,8 +37,9 @@ class Scope:
     it is dropped; ``transform`` is any function, and comes last. All that is seen of an object afterwards, its header
     included, is what is kept.
 
-    ``compact`` keeps objects deflated: a tenth of the memory, and some 20 µs more for each look at one that is not
-    kept decoded. For large kinds of which few objects are read.
+    ``compact`` keeps objects deflated: a fifth of the memory, and some 20 µs more for each look at one that is not kept
+    decoded. For large kinds of which few objects are read. ``views`` is how many typed views are kept decoded; a
+    reconciler that goes through more objects of the kind each time pays for decoding the rest.
 
     Raises ``ValueError`` for a declaration that contradicts itself.
     """
@@ -52,6 +53,7 @@ class Scope:
     drop: tuple[str, ...] = ()
     transform: Transform | None = None
     compact: bool = False
+    views: int = 1024
 
     def __post_init__(self) -> None:
         if self.namespace and self.namespaces:

@@ -17,7 +17,7 @@ import structlog
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.codec import decode_record
 from kaito_ctrl.runtime.entry import Entry, Form
-from kaito_ctrl.runtime.errors import NotCached
+from kaito_ctrl.runtime.errors import DecodeError, NotCached
 from kaito_ctrl.runtime.feed import Feed
 from kaito_ctrl.runtime.meta import ObjectKey, parse_version
 from kaito_ctrl.runtime.scope import Scope
@@ -25,9 +25,6 @@ from kaito_ctrl.runtime.scope import Scope
 __all__ = ["Change", "Doubt", "Entry", "Indexer", "Store"]
 
 R = TypeVar("R", bound=Resource)
-
-_KEPT_FOR_INDEXES = 1000
-"""Entries up to which a view that was decoded for an index alone is kept; beyond, memory counts for more."""
 
 _log = structlog.get_logger("kaito_ctrl")
 
@@ -291,20 +288,22 @@ class Store(Generic[R]):
     def _index(self, entry: Entry[R]) -> None:
         for uid in entry.owners:
             self._owners.setdefault(uid, set()).add(entry.key)
-        if self._indexers and entry.decodable:
-            pairs = tuple(self._values(entry))
+        if self._indexers:
+            # Of a kind with more objects than views are kept of, indexing must not drive out those that are used.
+            view = self.form.decode(entry, keep=len(self._entries) <= self.scope.views)
+            if isinstance(view, DecodeError):
+                return
+            pairs = tuple(self._values(entry.key, view))
             self._indexed[entry.key] = pairs
             for name, value in pairs:
                 self._indexes[name].setdefault(value, set()).add(entry.key)
-            if len(self._entries) > _KEPT_FOR_INDEXES:
-                entry.forget_view()
 
-    def _values(self, entry: Entry[R]) -> Iterator[tuple[str, str]]:
+    def _values(self, key: ObjectKey, view: R) -> Iterator[tuple[str, str]]:
         for name, indexer in self._indexers.items():
             try:
-                values = tuple(indexer(entry.view()))
+                values = tuple(indexer(view))
             except Exception:  # noqa: BLE001 - somebody else's function must not end the watch that feeds this store
-                _log.exception("index function failed", kind=self.kind.kind, index=name, key=str(entry.key))
+                _log.exception("index function failed", kind=self.kind.kind, index=name, key=str(key))
                 continue
             for value in values:
                 yield name, value
