@@ -100,7 +100,7 @@ def _measure(tasks: Sequence[Task], runner: Runner, console: Console) -> list[Re
 
 
 def main(arguments: Sequence[str]) -> int:
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     known = (OURS, *peers.read_pins(), FLOOR)
     options = _arguments(arguments, known)
     pythons = _environments(options.peers, console)
@@ -120,7 +120,13 @@ def main(arguments: Sequence[str]) -> int:
         highlight=False,
     )
     with Status("", console=console) as status:
-        say = status.update if console.is_terminal and options.profile is None else console.print
+
+        def say(text: str) -> None:
+            if console.is_terminal and options.profile is None:
+                status.update(text)
+            else:
+                console.print(text, markup=False, highlight=False)
+
         runner = Runner(pythons, memory=_memory(options.memory), profiles=options.profile, say=say)
         results = _measure(_chosen(options), runner, console)
     verdicts = report.judge(BUDGETS, results)

@@ -155,7 +155,7 @@ def _judge(budget: Budget, results: Sequence[Result]) -> Verdict:
         peers = [
             figure.median
             for each in results
-            if each.row.participant not in (OURS, FLOOR) and each.row.variant != "event"
+            if each.row.participant not in (OURS, FLOOR) and each.row.equal
             if (figure := figures(each).get(budget.metric)) is not None
         ]
         if not peers:

@@ -16,7 +16,7 @@ from typing import Any
 from tests.bench.objects import GROUP, WIDGETS
 from tests.bench.tasks import OURS, Row, Task
 
-__all__ = ["Outcome", "Result", "Runner"]
+__all__ = ["Outcome", "Result", "Runner", "write_kubeconfig"]
 
 ROOT = Path(__file__).parents[2]
 WIDGET_COUNT = 100
@@ -29,7 +29,7 @@ _MODULES = {
     "kr8s": "kr8s",
 }
 _IMPORTS = {
-    (OURS, ""): "import kaito_ctrl",
+    (OURS, "named"): "import kaito_ctrl",
     (OURS, "loaded"): "from kaito_ctrl import Client, Controller, Manager",
     (OURS, "connected"): "from kaito_ctrl import Client, Controller, Manager; import kaito_ctrl.runtime.connect",
     ("kopf", ""): "import kopf",
@@ -38,12 +38,19 @@ _IMPORTS = {
     ("kr8s", ""): "import kr8s.asyncio",
 }
 _IMPORT = """
-import json, sys, time
-from tests.bench.clients.harness import resident
+import resource, sys, time
+def resident():
+    try:
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 known, before, began = len(sys.modules), resident(), time.perf_counter()
 {statement}
 wall = time.perf_counter() - began
-print(json.dumps({{"wall_s": wall, "held_bytes": resident() - before, "modules": len(sys.modules) - known}}))
+held, modules = resident() - before, len(sys.modules) - known
+import json
+print(json.dumps({{"wall_s": wall, "held_bytes": held, "modules": modules}}))
 """
 
 
@@ -101,7 +108,7 @@ class Runner:
                 return results
             self._say(f"{task.name}: preparing {task.pods:,} pods")
             with self._server(task) as url:
-                kubeconfig = _write_kubeconfig(Path(folder), url)
+                kubeconfig = write_kubeconfig(Path(folder), url)
                 self._rounds(results, lambda row: self._client(task, row, url, kubeconfig))
         return results
 
@@ -172,7 +179,7 @@ class Runner:
             stderr.seek(0)
             said = stderr.read()
         if profile:
-            self._say(said[said.find("function calls") - 80 :] if "function calls" in said else said)
+            self._say(said)
         if not path.exists():
             return Outcome("failed", message=_last_line(said) or f"exit {child.returncode}")
         outcome: dict[str, Any] = json.loads(path.read_text())
@@ -210,7 +217,8 @@ def _variables(row: Row) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.lower() not in proxies and name not in ours}
 
 
-def _write_kubeconfig(folder: Path, url: str) -> Path:
+def write_kubeconfig(folder: Path, url: str) -> Path:
+    """A kubeconfig in *folder* for the server at *url*, with credentials that nobody asks for."""
     path = folder / "kubeconfig"
     config = {
         "apiVersion": "v1",
