@@ -5,41 +5,54 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
 
 from kaito_api.apps import Deployment
 from kaito_api.core import Node, NodeSpec
+from kaito_api.crd import all_crds
 from kaito_api.karpenter import Machine
-from kaito_api.meta import Condition, ObjectMeta, is_true
+from kaito_api.meta import Condition, ObjectMeta, Resource, is_true
 from kaito_api.workspace import Workspace
 from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
-from kaito_ctrl.cli.local import install_crds
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
-from kaito_ctrl.runtime import Client, Cluster, Manager, ObjectKey
+from kaito_ctrl.devcluster.apiserver.store import Stored
+from kaito_ctrl.runtime import Client, Cluster, Manager, Metrics, ObjectKey
 from kaito_ctrl.runtime.errors import NotFound
 from kaito_ctrl.runtime.meta import collection_path
-from kaito_ctrl.testing import FaultPlan, FaultyTransport, Tape, VirtualClock
+from kaito_ctrl.testing import (
+    STORMY,
+    Fault,
+    FaultyTransport,
+    FixedPlan,
+    Host,
+    Network,
+    RandomPlan,
+    VirtualClock,
+    strike_in_time,
+)
 from kaito_provisioner import Instance, LaunchRequest, Throttled
 from kaito_provisioner.sim import SimCloud, SimInstanceType
+from tests.sim.life import Life, within
+
+__all__ = ["live"]
 
 KEY = ObjectKey("default", "ws")
-
-
-class Violation(AssertionError):
-    """Something happened that must never happen."""
-
-
-@dataclass
-class Life:
-    """What became of one seed."""
-
-    seed: int
-    tape: Tape = field(default_factory=Tape)
-    crashes: int = 0
-    seconds: float = 0.0
-    most_instances: int = 0
-    violations: list[str] = field(default_factory=list)
+FAULTS_END = 900.0
+TIMED_MEANS = {
+    "crash-at": 90.0,
+    "stop-at": 300.0,
+    "loop-at": 900.0,
+    "pause-at": 300.0,
+    "starve-at": 900.0,
+    "expire-at": 900.0,
+    "outage-at": 600.0,
+    "failing-at": 900.0,
+}
+"""Mean seconds between two faults of each kind. The wall clock does not jump: machines have deadlines in wall time,
+and one that a jump makes pass is a machine that is given up."""
 
 
 class Nodes:
@@ -55,6 +68,9 @@ class Nodes:
         )
         await self._client.create(node)
         await self._say(instance, "True")
+        # A new node is tainted as not ready; a node lifecycle controller takes that away.
+        taints = [taint.to_wire() for taint in request.taints]
+        await self._client.patch(Node, ObjectKey("", instance.name), {"spec": {"taints": taints}})
 
     async def leave(self, instance: Instance) -> None:
         with contextlib.suppress(NotFound):
@@ -67,38 +83,65 @@ class Nodes:
         await self._client.patch(Node, ObjectKey("", instance.name), {"status": wire}, subresource="status")
 
 
-async def live(seed: int, plan: FaultPlan, *, crashes: float = 60.0, delete_early: float = 0.3) -> Life:
-    """One life. *crashes* is the mean time between two of the controllers, in seconds. Raises :class:`Violation`."""
+async def live(
+    seed: int, faults: Sequence[Fault] | None = None, *, rates: Mapping[str, float] = STORMY, delete_early: float = 0.3
+) -> Life:
+    """One life. Its faults are drawn from *seed* by *rates*, or are *faults*."""
     rng, life, clock = random.Random(seed), Life(seed), VirtualClock()
+    plan = RandomPlan(seed, rates, until=FAULTS_END) if faults is None else FixedPlan(faults)
+    timed = plan.timed(("kaito",), TIMED_MEANS) if isinstance(plan, RandomPlan) else plan.timed()
+    network = Network(seed, plan, life.tape)
     server = ApiServer(clock=clock, rng=random.Random(rng.random()))
     user = Client(server.transport())
-    await install_crds(user)
+    for crd in _crds():
+        await user.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body=crd)
     count = rng.randint(1, 3)
     cloud = _cloud(rng, user, count, life)
+
+    def program(host: Host, transport: FaultyTransport) -> Manager:
+        cluster = Cluster(transport, clock=host.clock, rng=random.Random(f"{seed}|{transport.name}"), metrics=metrics)
+        return build_manager(cluster, cloud, DaemonOptions(metrics_port=None, health_port=None, drain=1.0))
+
+    metrics = Metrics()
+    host = Host("kaito", network, lambda user: server.transport(user=user), program)
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as world:
-        collector = world.create_task(GarbageCollector(server).run())
-        booting = world.create_task(cloud.run())
-        serving = world.create_task(_serve(user))
-        process = world.create_task(_controllers(server, cloud, rng, plan, life, crashes, ended))
+        running = world.create_task(host.run(ended))
+        others = [
+            world.create_task(work)
+            for work in (
+                GarbageCollector(server).run(),
+                cloud.run(),
+                _serve(server, user),
+                strike_in_time(timed, [host]),
+            )
+        ]
         await user.request("POST", collection_path(Workspace, "default"), body=_manifest(count))
         if rng.random() < delete_early:
             await asyncio.sleep(rng.uniform(0, 60))
         else:
-            await _within(3 * 3600, lambda: _ready(user), "the workspace is not ready")
+            if not await within(3 * 3600, lambda: _ready(server)):
+                life.violate("a workspace becomes ready", "it is not, after 3 hours")
             await asyncio.sleep(rng.uniform(0, 600))
         with contextlib.suppress(NotFound):
             await user.delete(Workspace, KEY)
-        await _within(3 * 3600, lambda: _nothing(user, cloud), "something is left after the deletion")
+        if not await within(3 * 3600, lambda: _nothing(server, cloud)):
+            life.violate("nothing outlives its workspace", "something is left 3 hours after the deletion")
         ended.set()
-        for task in (collector, booting, serving):
-            task.cancel()
-        await process
+        await asyncio.wait((running,))
+        for other in others:
+            other.cancel()
+    await network.settle()
     await server.aclose()
     life.seconds = clock.monotonic()
-    if life.violations:
-        raise Violation("; ".join(life.violations))
+    life.crashes, life.faults, life.struck = host.crashes, plan.faults, network.struck
     return life
+
+
+@cache
+def _crds() -> tuple[dict[str, Any], ...]:
+    """Made once: making them from the models takes longer than half a life."""
+    return tuple(all_crds())
 
 
 def _manifest(count: int) -> dict[str, object]:
@@ -127,8 +170,9 @@ def _cloud(rng: random.Random, user: Client, count: int, life: Life) -> SimCloud
         life.most_instances = max(life.most_instances, len(alive))
         if len(alive) > count:
             # Noted, not raised: this is called by a controller, which would take it for a failure of the cloud.
-            life.violations.append(
-                f"{len(alive)} instances for a workspace of {count}: {[each.name for each in alive]}"
+            life.violate(
+                "never an instance too many",
+                f"{len(alive)} instances for a workspace of {count}: {[each.name for each in alive]}",
             )
         if rng.random() < 0.1:
             raise Throttled("the answer was lost", retry_after=1.0)
@@ -141,45 +185,12 @@ def _cloud(rng: random.Random, user: Client, count: int, life: Life) -> SimCloud
     return cloud
 
 
-async def _controllers(
-    server: ApiServer,
-    cloud: SimCloud,
-    rng: random.Random,
-    plan: FaultPlan,
-    life: Life,
-    mean: float,
-    ended: asyncio.Event,
-) -> None:
-    """The controllers' process: killed where it stands, and started again, until the faults end."""
-    calm = 900.0
-    while not ended.is_set():
-        faulty = FaultyTransport(server.transport(user="kaito"), rng, plan, life.tape, f"#{life.crashes}")
-        if asyncio.get_running_loop().time() > calm:
-            faulty.heal()
-        cluster = Cluster(faulty, clock=VirtualClock(), rng=random.Random(rng.random()))
-        manager: Manager = build_manager(cluster, cloud, DaemonOptions(metrics_port=None, health_port=None, drain=1.0))
-        running = asyncio.ensure_future(manager.run())
-        ending = asyncio.ensure_future(ended.wait())
-        now = asyncio.get_running_loop().time()
-        patience = rng.expovariate(1 / mean) if now < calm else None
-        await asyncio.wait((running, ending), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.is_set():
-            life.crashes += 1
-            life.tape.note(f"{asyncio.get_running_loop().time():.6f}", "crash")
-            faulty.dead = True
-        else:
-            manager.stop()
-            await asyncio.wait((running,), timeout=30)
-        running.cancel()
-        ending.cancel()
-        await asyncio.gather(running, ending, return_exceptions=True)
-
-
-async def _serve(user: Client) -> None:
+async def _serve(server: ApiServer, user: Client) -> None:
     """Deployments become ready a while after they are made."""
     while True:
         await asyncio.sleep(5)
-        for deployment in await user.list(Deployment):
+        for stored in _all(server, Deployment):
+            deployment = Deployment.model_validate(stored.obj)
             if not deployment.deleting and deployment.status.ready_replicas != deployment.spec.replicas:
                 replicas = deployment.spec.replicas
                 status = {
@@ -187,26 +198,22 @@ async def _serve(user: Client) -> None:
                     "readyReplicas": replicas,
                     "updatedReplicas": replicas,
                 }
+                key = ObjectKey("default", deployment.name)
                 with contextlib.suppress(NotFound):
-                    await user.patch(
-                        Deployment, ObjectKey("default", deployment.name), {"status": status}, subresource="status"
-                    )
+                    await user.patch(Deployment, key, {"status": status}, subresource="status")
 
 
-async def _ready(user: Client) -> bool:
-    return is_true((await user.get(Workspace, KEY.name, KEY.namespace)).status.conditions, "WorkspaceReady")
+def _all(server: ApiServer, kind: type[Resource]) -> list[Stored]:
+    resource = server.backend.registry.find(kind.group, kind.version, kind.plural)
+    assert resource is not None
+    return list(server.backend.bucket(resource).items.values())
 
 
-async def _nothing(user: Client, cloud: SimCloud) -> bool:
-    left: list[object] = [*await user.list(Workspace), *await user.list(Machine), *await user.list(Node)]
-    left += [*await user.list(Deployment), *await cloud.list()]
-    return not left
+async def _ready(server: ApiServer) -> bool:
+    found = [Workspace.model_validate(stored.obj) for stored in _all(server, Workspace)]
+    return any(is_true(each.status.conditions, "WorkspaceReady") for each in found)
 
 
-async def _within(seconds: float, check, what: str) -> None:  # type: ignore[no-untyped-def]
-    try:
-        async with asyncio.timeout(seconds):
-            while not await check():
-                await asyncio.sleep(1)
-    except TimeoutError:
-        raise Violation(f"{what} after {seconds:.0f} virtual seconds") from None
+async def _nothing(server: ApiServer, cloud: SimCloud) -> bool:
+    kinds: tuple[type[Resource], ...] = (Workspace, Machine, Node, Deployment)
+    return not any(_all(server, kind) for kind in kinds) and not await cloud.list()

@@ -1,0 +1,58 @@
+"""What a simulated life is told by, whatever it is a life of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from kaito_ctrl.testing import Fault, Tape
+
+__all__ = ["Life", "Violation", "within"]
+
+
+class Violation(AssertionError):
+    """Something happened that must never happen; its text begins with the name of the invariant."""
+
+
+@dataclass
+class Life:
+    """What became of one seed."""
+
+    seed: int
+    tape: Tape = field(default_factory=Tape)
+    faults: Sequence[Fault] = ()
+    struck: dict[str, int] = field(default_factory=dict)
+    """How often faults of each kind had an effect."""
+    crashes: int = 0
+    leaders: int = 0
+    """How often the lease was taken."""
+    late_writes: int = 0
+    """Writes of a former leader that stood still, or were under way, for longer than a lease's margin."""
+    seconds: float = 0.0
+    calls: int = 0
+    busiest: int = 0
+    """The most requests of one process in one minute."""
+    most_instances: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    def violate(self, invariant: str, what: str) -> None:
+        """Note that *invariant* does not hold."""
+        at = asyncio.get_running_loop().time()
+        self.violations.append(f"{invariant}: {what} (at {at:.3f} s)")
+
+    def judge(self) -> None:
+        """Raise :class:`Violation` if there was one."""
+        if self.violations:
+            raise Violation("; ".join(self.violations[:5]))
+
+
+async def within(seconds: float, holds: Callable[[], Awaitable[bool]], *, every: float = 1.0) -> bool:
+    """Whether *holds* comes true in that time."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    while not await holds():
+        if loop.time() > end:
+            return False
+        await asyncio.sleep(every)
+    return True

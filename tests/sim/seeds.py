@@ -1,0 +1,21 @@
+"""Seeds that once went wrong, each with what it found. They are run with every test run, for ever.
+
+What a seed draws changes with the catalogue of faults and with the code under test; a seed that no longer leads to what
+it once found still is a life with faults like any other, and what it found has a test of its own.
+"""
+
+from __future__ import annotations
+
+__all__ = ["RUNTIME", "WORKSPACE"]
+
+WORKSPACE: dict[int, str] = {
+    2607: "a node that joined while its machine was being deleted outlived it",
+    3001: "a node that joined while its machine was being deleted outlived it",
+    5245: "a node that joined while its machine was being deleted outlived it",
+    5569: "a node that joined while its machine was being deleted outlived it",
+}
+
+RUNTIME: dict[int, str] = {
+    90: "an operator took what is outside of the cluster for an object that only a stale list still showed",
+    92: "an answer that was late beyond the calm: not a fault of the runtime, but of how the calm was told",
+}
