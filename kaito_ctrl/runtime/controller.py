@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -45,10 +45,11 @@ from kaito_ctrl.runtime.errors import (
 from kaito_ctrl.runtime.events import DISCARD, EventSink
 from kaito_ctrl.runtime.finalizer import Finalizer
 from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.member import Member
 from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.metrics import ControllerMetrics
 from kaito_ctrl.runtime.queue import LOW, NORMAL, Queue, RetryPolicy
-from kaito_ctrl.runtime.source import Owned, Predicate, Source
+from kaito_ctrl.runtime.source import EVERY_CLUSTER, Owned, Predicate, Source
 from kaito_ctrl.runtime.store import Change, Entry, Indexer, Store
 from kaito_ctrl.runtime.watch import Scope
 
@@ -101,6 +102,20 @@ class Context:
     log: Any
     events: EventSink = DISCARD
     """Tells ``kubectl describe`` what happened, in the controller's name."""
+    members: Mapping[str, Member] = field(default_factory=dict)
+    """The manager's extra clusters, by name; :meth:`cluster` enters one."""
+
+    async def cluster(self, name: str) -> Member:
+        """The extra cluster of that name, to be asked for in each reconcile anew.
+
+        Raises ``ValueError`` when there is none, and ``ClusterUnavailable`` when what is known of it cannot be relied
+        on for now: a reconcile that concerns others as well goes on with them, and comes back.
+        """
+        if name not in self.members:
+            raise ValueError(f"no cluster is called {name!r}; this manager has: {', '.join(self.members) or 'none'}")
+        member = self.members[name]
+        await member.enter()
+        return member
 
     def now(self) -> datetime:
         """The wall clock, in UTC."""
@@ -189,6 +204,8 @@ class Worker(Generic[R]):
     observe: Callable[[ObjectKey, str], None] | None = None
     """Told of each reconcile's end and outcome; for tests and oracles."""
     events: EventSink = DISCARD
+    members: Mapping[str, Member] = field(default_factory=dict)
+    """The manager's extra clusters."""
     queue: Queue[ObjectKey] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -212,10 +229,14 @@ class Worker(Generic[R]):
             controller.scope,
             controller.indexes,
         )
-        self._sources = (self._own, *controller.bound_sources())
-        self._kinds = tuple(dict.fromkeys(source.kind for source in self._sources))
-        for source in self._sources:
-            self.cache.declare(source.kind, scope=source.scope, indexes=source.indexes)
+        sources = (self._own, *controller.bound_sources())
+        self._watched = tuple((source, cache) for source in sources for cache in self._caches_of(source))
+        for source, cache in self._watched:
+            cache.declare(source.kind, scope=source.scope, indexes=source.indexes)
+        self._kinds = self._kinds_in(self.cache)
+        self.members = {
+            name: replace(member, kinds=self._kinds_in(member.cache)) for name, member in self.members.items()
+        }
 
     @property
     def name(self) -> str:
@@ -240,8 +261,8 @@ class Worker(Generic[R]):
     async def run(self, lifetime: Lifetime) -> None:
         """Until asked to stop (then drained) or cancelled (then at once)."""
         endings = [
-            self.cache.store(source.kind).listen(self._listener(source))
-            for source in self._sources
+            cache.store(source.kind).listen(self._listener(source, cache))
+            for source, cache in self._watched
             if source.route is not None
         ]
         lifetime.started()
@@ -258,11 +279,27 @@ class Worker(Generic[R]):
             for end in endings:
                 end()
 
-    def _listener(self, source: Source) -> Callable[[Change[Any]], None]:
+    def _caches_of(self, source: Source) -> Iterable[Cache]:
+        """Where *source* is watched. Raises ``ValueError`` for a cluster that the manager does not have."""
+        if source.cluster is None:
+            return (self.cache,)
+        if source.cluster == EVERY_CLUSTER:
+            return tuple(member.cache for member in self.members.values())
+        if source.cluster not in self.members:
+            raise ValueError(
+                f"controller {self.name!r} watches {source.kind.kind} on cluster {source.cluster!r}, which the manager "
+                f"does not have; it has: {', '.join(self.members) or 'none'}. Add it before the controller"
+            )
+        return (self.members[source.cluster].cache,)
+
+    def _kinds_in(self, cache: Cache) -> tuple[type[Resource], ...]:
+        return tuple(dict.fromkeys(source.kind for source, where in self._watched if where is cache))
+
+    def _listener(self, source: Source, cache: Cache) -> Callable[[Change[Any]], None]:
         def listen(change: Change[Any]) -> None:
             priority = LOW if change.initial else NORMAL
             try:
-                for key in source.keys(change, self.cache):
+                for key in source.keys(change, cache):
                     self.queue.add(key, priority=priority)
                     if not change.initial:
                         self._hints.setdefault(key, asyncio.get_running_loop().time())
@@ -319,7 +356,7 @@ class Worker(Generic[R]):
         """One reconcile; returns the word for its outcome and has already told the queue."""
         attempt = self.queue.failures(key)
         log = self._log.bind(namespace=key.namespace, name=key.name, attempt=attempt)
-        ctx = Context(key, attempt, self.client, self.cache, self.clock, log, self.events)
+        ctx = Context(key, attempt, self.client, self.cache, self.clock, log, self.events, self.members)
         limit = asyncio.timeout(self.controller.timeout)
         try:
             async with limit:

@@ -18,6 +18,7 @@
     ├── DecodeError             an object does not fit its model; its header and raw bytes are still there
     ├── NotCached               the cache was asked for a kind, or an index, that nobody declared
     ├── CacheSyncTimeout        a declared kind could not be listed in time
+    ├── ClusterUnavailable      an extra cluster cannot be read reliably for now
     ├── LeaseLost               leadership may have passed to somebody else
     ├── ShutdownTimeout         work ignored cancellation until the deadline
     ├── RetryAfter              raised by a reconciler: not now, but in that many seconds
@@ -34,6 +35,7 @@ __all__ = [
     "ApiError",
     "BadRequest",
     "CacheSyncTimeout",
+    "ClusterUnavailable",
     "Conflict",
     "DecodeError",
     "Forbidden",
@@ -178,6 +180,10 @@ class NotCached(KubeError):
 
 class CacheSyncTimeout(KubeError):
     """A declared kind could not be listed within the time allowed at start."""
+
+
+class ClusterUnavailable(KubeError):
+    """An extra cluster is down, or has not been listed yet: what is not in its cache may be there all the same."""
 
 
 class LeaseLost(KubeError):

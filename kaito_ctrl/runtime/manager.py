@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -26,7 +26,9 @@ from kaito_ctrl.runtime.controller import Controller, Worker
 from kaito_ctrl.runtime.events import EventRecorder
 from kaito_ctrl.runtime.leader import Elector, Lease
 from kaito_ctrl.runtime.lifetime import Runnable
+from kaito_ctrl.runtime.member import Member, MemberCache
 from kaito_ctrl.runtime.phases import Guard, Phase, Phases
+from kaito_ctrl.runtime.source import EVERY_CLUSTER
 
 __all__ = ["Cluster", "Manager"]
 
@@ -35,17 +37,25 @@ class Manager:
     """Runs controllers and their surroundings until told to stop.
 
     ``leader`` is the Lease that settles which of several managers runs the leading controllers; without one, this one
-    does. ``drain`` is how long running reconciles may finish in after a stop, ``grace`` how long everything may take
-    after that to wind down and, once cancelled, to clean up. Both in seconds: together they bound a stop, and fit into
-    the 30 s of a pod's default termination grace period.
+    does. ``clusters`` are extra ones, see :meth:`add_cluster`. ``drain`` is how long running reconciles may finish in
+    after a stop, ``grace`` how long everything may take after that to wind down and, once cancelled, to clean up. Both
+    in seconds: together they bound a stop, and fit into the 30 s of a pod's default termination grace period.
 
     Raises ``KubeError`` for a Lease of which it is not known in which namespace it lives.
     """
 
     def __init__(
-        self, cluster: Cluster, *, leader: Lease | None = None, drain: float = 20.0, grace: float = 5.0
+        self,
+        cluster: Cluster,
+        *,
+        leader: Lease | None = None,
+        clusters: Mapping[str, Cluster] | None = None,
+        drain: float = 20.0,
+        grace: float = 5.0,
     ) -> None:
         self.cluster = cluster
+        self.clusters: dict[str, Cluster] = {}
+        """The extra clusters, by name."""
         self.elector = self._elector(leader) if leader is not None else None
         """What holds the Lease; ``None`` when there is no leader election."""
         self._drain = drain
@@ -64,6 +74,8 @@ class Manager:
         self.events = self._recorder(leader=False)
         """For events of what always runs."""
         self._leading_events = self._recorder(leader=True) if self.elector is not None else self.events
+        for name, extra in (clusters or {}).items():
+            self.add_cluster(name, extra)
 
     def add(
         self,
@@ -75,7 +87,8 @@ class Manager:
         """Have *controller* run: on the leader alone, or with *leader* (by default the controller's own
         ``needs_leader``) off, on every replica.
 
-        Raises ``ValueError`` for a name that is taken: names are metric labels.
+        Raises ``ValueError`` for a name that is taken (names are metric labels), and for a source on a cluster that
+        is not there.
         """
         if controller.name in self._names:
             raise ValueError(f"two controllers are called {controller.name!r}")
@@ -91,19 +104,41 @@ class Manager:
             self._drain,
             observe,
             (self._leading_events if leads else self.events).named(controller.name),
+            {
+                name: Member(name, self.client(controller.name, leader=leads, cluster=name), extra.cache)
+                for name, extra in self.clusters.items()
+            },
         )
         self._workers.append(worker)
         (self._leading if leads else self._always).append(worker)
         return worker
 
-    def client(self, field_manager: str, *, leader: bool = True) -> Client:
-        """A client whose writes the cache knows of at once; with *leader*, it only writes while this process leads."""
+    def add_cluster(self, name: str, cluster: Cluster) -> None:
+        """Have an extra *cluster*, under a name by which sources and reconciles refer to it (a source's ``cluster``,
+        :meth:`Context.cluster`). Its cache runs beside the manager's own. Objects that are reconciled, their events,
+        and the lease are always on the manager's own cluster.
+
+        An extra cluster that is away fails neither the start nor readiness: only what asks for it has to wait. At the
+        start, the controllers wait until it is listed, has failed to be, or ``sync_timeout`` has passed.
+
+        Raises ``ValueError`` for a name that is taken, and once there are controllers: they could not see it.
+        """
+        if name in self.clusters or name in ("", EVERY_CLUSTER):
+            raise ValueError(f"an extra cluster cannot be called {name!r}: that name is taken")
+        if self._workers:
+            raise ValueError(f"cluster {name!r} has to be added before the first controller")
+        self.clusters[name] = cluster
+
+    def client(self, field_manager: str, *, leader: bool = True, cluster: str | None = None) -> Client:
+        """A client whose writes the cache knows of at once; with *leader*, it only writes while this process leads.
+        *cluster* is the name of an extra one."""
+        target = self.cluster if cluster is None else self.clusters[cluster]
         return Client(
-            self.cluster.transport,
+            target.transport,
             field_manager,
-            self.cluster.cache,
+            target.cache,
             self.elector.fence if leader and self.elector is not None else None,
-            self.cluster.metrics,
+            target.metrics,
         )
 
     def add_server(self, runnable: Runnable) -> None:
@@ -162,7 +197,7 @@ class Manager:
             (
                 Phase(self._servers),
                 Phase(self._webhooks),
-                Phase((self.cluster.cache,)),
+                Phase((self.cluster.cache, *(MemberCache(name, each.cache) for name, each in self.clusters.items()))),
                 Phase((self.events,)),
                 Phase(self._always),
                 *lease,

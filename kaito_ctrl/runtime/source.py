@@ -17,6 +17,7 @@ from kaito_ctrl.runtime.store import Change, Indexer
 from kaito_ctrl.runtime.watch import Scope
 
 __all__ = [
+    "EVERY_CLUSTER",
     "Predicate",
     "Source",
     "annotations_changed",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 R = TypeVar("R", bound=Resource)
+
+EVERY_CLUSTER = "*"
+"""For a source's ``cluster``: each of the manager's extra clusters."""
 
 Predicate = Callable[[Change[Any]], bool]
 """Whether a change is worth waking anybody. It sees headers for free, and views at the cost of decoding them."""
@@ -45,6 +49,8 @@ class Source:
     when: Predicate | None = None
     scope: Scope | None = None
     indexes: Mapping[str, Indexer[Any]] = field(default_factory=dict)
+    cluster: str | None = None
+    """The extra cluster that it is watched on; ``None``: the manager's own."""
 
     def keys(self, change: Change[Any], cache: Reader) -> Iterable[ObjectKey]:
         """Whom *change* wakes."""
@@ -100,9 +106,14 @@ def watches(
     when: Predicate | None = None,
     scope: Scope | None = None,
     indexes: Mapping[str, Indexer[R]] | None = None,
+    cluster: str | None = None,
 ) -> Source:
     """Changes of *kind* wake what *to* maps the object to, before and after the change. Undecodable versions wake
-    nobody."""
+    nobody.
+
+    With *cluster*, they are changes on that extra cluster, or on all of them (``EVERY_CLUSTER``); *to* is given the
+    cache of the one on which it happened. The keys are always of the manager's own cluster.
+    """
 
     def route(change: Change[Any], cache: Reader) -> Iterable[ObjectKey]:
         keys: set[ObjectKey] = set()
@@ -111,12 +122,18 @@ def watches(
                 keys.update(to(entry.view(), cache))
         return keys
 
-    return Source(kind, route, when, scope, indexes or {})
+    return Source(kind, route, when, scope, indexes or {}, cluster)
 
 
-def reads(kind: type[R], *, scope: Scope | None = None, indexes: Mapping[str, Indexer[R]] | None = None) -> Source:
-    """*kind* is cached for reading; its changes wake nobody."""
-    return Source(kind, None, None, scope, indexes or {})
+def reads(
+    kind: type[R],
+    *,
+    scope: Scope | None = None,
+    indexes: Mapping[str, Indexer[R]] | None = None,
+    cluster: str | None = None,
+) -> Source:
+    """*kind* is cached for reading; its changes wake nobody. *cluster* as for :func:`watches`."""
+    return Source(kind, None, None, scope, indexes or {}, cluster)
 
 
 def by_label(name: str, namespace: str | None = None) -> Callable[[Resource, Reader], Iterable[ObjectKey]]:
