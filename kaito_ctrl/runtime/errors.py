@@ -9,7 +9,8 @@
     │   ├── Forbidden           403
     │   ├── NotFound            404
     │   ├── AlreadyExists       409, reason AlreadyExists
-    │   ├── Conflict            409, any other reason: a stale resourceVersion or a failed precondition
+    │   ├── Conflict            409, any other reason: a stale resourceVersion or a failed precondition; and the 422
+    │   │                       for a patch that names another uid, which is a failed precondition too
     │   ├── Gone                410: the resourceVersion or continue token has expired
     │   ├── Invalid             422
     │   ├── TooManyRequests     429; ``retry_after`` says when to come back
@@ -94,13 +95,19 @@ class ApiError(KubeError):
     ) -> ApiError:
         """The subclass that fits *code* and *reason*."""
         kind: type[ApiError]
-        if code == 409:
+        if code == 409 or (code == 422 and _is_of_another_object(details)):
             kind = AlreadyExists if reason == "AlreadyExists" else Conflict
         elif code >= 500:
             kind = ServerError
         else:
             kind = _BY_CODE.get(code, ApiError)
         return kind(code, reason, message, details=details, retry_after=retry_after)
+
+
+def _is_of_another_object(details: Mapping[str, Any] | None) -> bool:
+    """Whether all that is wrong is the uid: to a patch that names one, the server says that it may not be changed."""
+    causes = (details or {}).get("causes") or ()
+    return bool(causes) and all(cause.get("field") == "metadata.uid" for cause in causes)
 
 
 class BadRequest(ApiError):

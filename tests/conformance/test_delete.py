@@ -357,3 +357,12 @@ async def test_the_first_namespaces_may_not_be_deleted(api: Api) -> None:
 @pytest.mark.controllers
 async def test_a_namespace_gets_a_default_service_account(api: Api) -> None:
     await api.settled(api.at("serviceaccounts", "default"), lambda account: True)
+
+
+async def test_storage_is_held_while_it_may_be_in_use(api: Api, unique: str) -> None:
+    request = {"resources": {"requests": {"storage": "1Gi"}}, "accessModes": ["ReadWriteOnce"]}
+    claim = await api.post(api.at("persistentvolumeclaims"), {"metadata": {"name": "c"}, "spec": request})
+    assert claim["metadata"]["finalizers"] == ["kubernetes.io/pvc-protection"]
+    spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}
+    volume = await api.post(api.cluster("persistentvolumes"), {"metadata": {"name": unique}, "spec": spec})
+    assert volume["metadata"]["finalizers"] == ["kubernetes.io/pv-protection"]

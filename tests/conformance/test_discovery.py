@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.objects import crd, widget_crd
-from tests.conformance.wire import Api, Obj
+from tests.conformance.wire import Api, Obj, fails
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz", "/readyz/ping"])
@@ -158,3 +158,9 @@ async def test_openapi_describes_kinds(api: Api) -> None:
     assert found["swagger"] == "2.0"
     definition = found["definitions"]["io.k8s.api.core.v1.ConfigMap"]
     assert definition["x-kubernetes-group-version-kind"] == [{"group": "", "kind": "ConfigMap", "version": "v1"}]
+
+
+async def test_what_the_server_says_of_itself_can_only_be_read(api: Api) -> None:
+    for path in ("/api", "/api/v1", "/version"):
+        with fails(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"):
+            await api.post(path, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conformance.objects import config_map, deployment, pod, service, widget, widget_crd
-from tests.conformance.wire import Api, Obj, Status, fails
+from tests.conformance.wire import Api, Obj, fails
 
 
 async def test_a_merge_patch_sets_and_removes(api: Api) -> None:
@@ -36,11 +36,30 @@ async def test_a_patch_may_insist_on_a_version(api: Api) -> None:
 
 async def test_a_patch_cannot_change_the_uid(api: Api) -> None:
     await api.post(api.at("configmaps"), config_map())
-    with pytest.raises(Status) as caught:
-        await api.merge(api.at("configmaps", "a"), {"metadata": {"uid": "other"}, "data": {"k": "3"}})
-    # A real server finds it invalid; to the embedded one it is a conflict, as in an update.
-    assert caught.value.code in {409, 422}
-    assert (await api.get(api.at("configmaps", "a")))["data"] == {"k": "v"}
+    path = api.at("configmaps", "a")
+    why = 'ConfigMap "a" is invalid: metadata.uid: Invalid value: "other": field is immutable'
+    other = {"metadata": {"uid": "other"}, "data": {"k": "3"}}
+    with fails(422, "Invalid", why):
+        await api.merge(path, other)
+    with fails(422, "Invalid", why):
+        await api.strategic(path, other)
+    with fails(422, "Invalid", why):
+        await api.json_patch(path, [{"op": "replace", "path": "/metadata/uid", "value": "other"}])
+    assert (await api.get(path))["data"] == {"k": "v"}
+
+
+async def test_a_patch_of_a_status_cannot_change_the_uid(api: Api) -> None:
+    await api.post(api.at("apps/v1/deployments"), deployment())
+    with fails(422, "Invalid") as caught:
+        await api.merge(api.at("apps/v1/deployments", "d", "status"), {"metadata": {"uid": "other"}})
+    assert set(caught.value.fields) == {"metadata.uid"}
+
+
+async def test_a_scale_of_another_uid_is_a_conflict(api: Api) -> None:
+    made = await api.post(api.at("apps/v1/deployments"), deployment())
+    why = f"Precondition failed: UID in precondition: other, UID in object meta: {made['metadata']['uid']}"
+    with fails(409, "Conflict", f'Operation cannot be fulfilled on deployments/scale.apps "d": {why}'):
+        await api.merge(api.at("apps/v1/deployments", "d", "scale"), {"metadata": {"uid": "other"}})
 
 
 async def test_a_patch_cannot_rename(api: Api) -> None:

@@ -212,3 +212,22 @@ async def test_a_pod_of_an_unknown_priority_class_is_refused(api: Api) -> None:
 async def test_a_priority_class_gives_its_value(api: Api) -> None:
     made = await api.post(api.at("pods"), pod(priorityClassName="system-node-critical"))
     assert made["spec"]["priority"] == 2000001000
+
+
+async def test_a_pod_has_the_pull_secrets_of_its_account(api: Api) -> None:
+    account = {"metadata": {"name": "puller"}, "imagePullSecrets": [{"name": "a"}, {"name": "b"}]}
+    await api.post(api.at("serviceaccounts"), account)
+    made = await api.post(api.at("pods"), pod(serviceAccountName="puller"))
+    assert made["spec"]["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+    own = await api.post(api.at("pods"), pod("q", serviceAccountName="puller", imagePullSecrets=[{"name": "c"}]))
+    assert own["spec"]["imagePullSecrets"] == [{"name": "c"}]
+
+
+async def test_a_new_node_is_tainted_until_it_was_seen_ready(api: Api, unique: str) -> None:
+    made = await api.post(api.cluster("nodes"), {"metadata": {"name": unique}})
+    assert made["spec"]["taints"] == [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]
+    own = {"key": "mine", "value": "x", "effect": "NoExecute"}
+    other = await api.post(api.cluster("nodes"), {"metadata": {"name": f"{unique}2"}, "spec": {"taints": [own]}})
+    assert [taint["key"] for taint in other["spec"]["taints"]] == ["mine", "node.kubernetes.io/not-ready"]
+    cleared = await api.merge(api.cluster("nodes", unique), {"spec": {"taints": None}})
+    assert "taints" not in cleared["spec"]

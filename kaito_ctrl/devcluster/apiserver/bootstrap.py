@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kaito_ctrl.devcluster.apiserver.backend import Backend
+from kaito_ctrl.devcluster.apiserver.protection import protect_storage
 from kaito_ctrl.devcluster.apiserver.rbac import GROUP
 from kaito_ctrl.devcluster.apiserver.rbac_roles import aggregate_roles, bootstrap_objects
 from kaito_ctrl.devcluster.apiserver.store import Bucket, Change, Obj
@@ -23,6 +24,7 @@ def bootstrap(backend: Backend, *, rbac: bool) -> None:
     """Make them, and from now on a ``default`` service account for every new namespace. *rbac*: the roles, too."""
     store = backend.store
     aggregate_roles(store)
+    protect_storage(store)
     if rbac:
         for plural, obj in bootstrap_objects():
             kind = "ClusterRole" if plural == "clusterroles" else "ClusterRoleBinding"

@@ -10,6 +10,7 @@ from typing import Any
 from kaito_ctrl.devcluster.apiserver.errors import FieldError
 from kaito_ctrl.devcluster.apiserver.kinds import Environment, Strategy
 from kaito_ctrl.devcluster.apiserver.meta import is_dns1123_label, qualified_name_errors
+from kaito_ctrl.devcluster.apiserver.protection import CLAIM_PROTECTION, VOLUME_PROTECTION, protect
 from kaito_ctrl.devcluster.apiserver.store import Obj
 
 __all__ = [
@@ -55,6 +56,9 @@ class CreatableOnUpdate(Plain):
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
+_NOT_READY = "node.kubernetes.io/not-ready"
+
+
 class NodeStrategy(Plain):
     """``v1 Node``."""
 
@@ -67,7 +71,11 @@ class NodeStrategy(Plain):
             status["allocatable"] = dict(status["capacity"])
 
     def prepare_create(self, obj: Obj, env: Environment) -> None:
+        """A new node takes no pods before somebody has seen it ready: the node lifecycle controller takes this away."""
         obj.setdefault("status", {})
+        taints = obj["spec"].get("taints") or []
+        if not any(taint.get("key") == _NOT_READY and taint.get("effect") == "NoSchedule" for taint in taints):
+            obj["spec"]["taints"] = [*taints, {"key": _NOT_READY, "effect": "NoSchedule"}]
 
     def validate(self, obj: Obj) -> Iterator[FieldError]:
         for index, taint in enumerate((obj.get("spec") or {}).get("taints") or ()):
@@ -219,6 +227,7 @@ class PvcStrategy(Plain):
         obj.setdefault("spec", {}).setdefault("volumeMode", "Filesystem")
 
     def prepare_create(self, obj: Obj, env: Environment) -> None:
+        protect(obj, CLAIM_PROTECTION)
         obj["status"] = {"phase": "Pending"}
         if "storageClassName" not in obj["spec"]:
             marker = "storageclass.kubernetes.io/is-default-class"
@@ -243,6 +252,7 @@ class PersistentVolumeStrategy(Plain):
         spec.setdefault("volumeMode", "Filesystem")
 
     def prepare_create(self, obj: Obj, env: Environment) -> None:
+        protect(obj, VOLUME_PROTECTION)
         obj["status"] = {"phase": "Pending"}
 
 

@@ -226,7 +226,7 @@ class PodStrategy(Strategy):
         spec = obj["spec"]
         spec.setdefault("serviceAccountName", "default")
         spec["serviceAccount"] = spec["serviceAccountName"]
-        _require_account(obj, env)
+        _use_account(obj, env)
         priority, policy = _priority(obj, env)
         spec.setdefault("priority", priority)
         spec.setdefault("preemptionPolicy", policy)
@@ -280,13 +280,16 @@ def _frozen(spec: Mapping[str, Any]) -> Obj:
     return kept
 
 
-def _require_account(obj: Obj, env: Environment) -> None:
-    """Raises a 403 when the service account of a pod is not there."""
+def _use_account(obj: Obj, env: Environment) -> None:
+    """Give a pod the pull secrets of its service account. Raises a 403 when that is not there."""
     metadata, account = obj["metadata"], obj["spec"]["serviceAccountName"]
     namespace = metadata.get("namespace", "")
     if (namespace, account) not in env.store.bucket("", "serviceaccounts").items:
         why = f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found'
         raise forbidden("", "pods", metadata.get("name") or "", why)
+    secrets = env.store.bucket("", "serviceaccounts").items[namespace, account].obj.get("imagePullSecrets")
+    if secrets and not obj["spec"].get("imagePullSecrets"):
+        obj["spec"]["imagePullSecrets"] = [dict(secret) for secret in secrets]
 
 
 def _priority(obj: Obj, env: Environment) -> tuple[int, str]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from kaito_ctrl.devcluster.apiserver.errors import method_not_allowed
 from kaito_ctrl.devcluster.apiserver.kinds import Registry, Resource
 from kaito_ctrl.devcluster.apiserver.openapi import OpenAPI
 from kaito_ctrl.devcluster.apiserver.store import Obj, encode
@@ -126,10 +127,14 @@ class Discovery:
         self._kept: dict[str, bytes] = {}
 
     def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
-        """Status, body and headers; ``None`` when nobody knows the path."""
+        """Status, body and headers; ``None`` when nobody knows the path. Raises a 405 for anything but reading."""
         path = path.rstrip("/") or "/"
-        if method not in {"GET", "HEAD"}:
-            return None
+        found = self._answer(path, headers)
+        if found is not None and method not in {"GET", "HEAD"} and path not in _HEALTH:
+            raise method_not_allowed()
+        return found
+
+    def _answer(self, path: str, headers: Mapping[str, str]) -> Answer | None:
         if path in _HEALTH:
             return 200, b"ok", {"content-type": "text/plain; charset=utf-8"}
         if path == "/version":

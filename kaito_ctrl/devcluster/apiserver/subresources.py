@@ -108,6 +108,7 @@ async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> 
         raise method_not_allowed()
     wanted = _typed(wanted, "autoscaling.Scale")
     replicas = (wanted.get("spec") or {}).get("replicas", 0)
+    uid = (wanted.get("metadata") or {}).get("uid") or ""
     version = (wanted.get("metadata") or {}).get("resourceVersion") or ""
     if call.method == "PATCH" and not _names_version(value):
         version = ""
@@ -120,6 +121,9 @@ async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> 
 
     def change(draft: Obj) -> None:
         _set(draft, paths.spec_path, replicas)
+        if uid and uid != draft["metadata"]["uid"]:
+            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {draft['metadata']['uid']}"
+            raise conflict(resource.group, f"{resource.plural}/scale", name, why)
         if version and version != draft["metadata"]["resourceVersion"]:
             raise conflict(resource.group, resource.plural, name)
 

@@ -87,7 +87,7 @@ async def write(
         await prepare_views(resource, [current])
         live, _raw = view(resource, current)
         new = compute(live)
-        insisted = _check_versions(resource, name, new, live)
+        insisted = _check_versions(call, resource, name, new, live)
         new = await _prepare(backend, call, resource, new, live, writer, tracked=tracked, finalize=finalize)
         stored = await to_store(resource, new)
         if bucket.items.get(key) is not current:
@@ -98,10 +98,14 @@ async def write(
     raise too_many_tries(resource, name)
 
 
-def _check_versions(resource: Resource, name: str, new: Obj, live: Obj) -> bool:
+def _check_versions(call: Call, resource: Resource, name: str, new: Obj, live: Obj) -> bool:
     """Refuse what was based on another version or another object; tells whether the caller named a version."""
     have, is_now = new["metadata"], live["metadata"]
     uid = have.get("uid")
+    if uid and uid != is_now["uid"] and call.method == "PATCH":
+        # To an update the uid is a precondition, to a patch a field like any other, and one that never changes.
+        error = FieldError.invalid("metadata.uid", uid, "field is immutable")
+        raise invalid(resource.group, resource.kind, name, [error])
     if uid and uid != is_now["uid"]:
         place = "/".join(part for part in (resource.storage_prefix, is_now.get("namespace"), name) if part)
         why = (

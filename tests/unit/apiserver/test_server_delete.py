@@ -7,7 +7,21 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from apihelpers import CM, CRDS, DEPLOY, PODS, WS, Api, config_map, deployment, fails, pod, workspace, workspace_crd
+from apihelpers import (
+    CM,
+    CRDS,
+    DEPLOY,
+    PODS,
+    WS,
+    Api,
+    Obj,
+    config_map,
+    deployment,
+    fails,
+    pod,
+    workspace,
+    workspace_crd,
+)
 
 from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
 from kaito_ctrl.devcluster.apiserver.namespaces import NamespaceController
@@ -204,3 +218,41 @@ async def test_every_namespace_has_a_default_service_account(api: Api) -> None:
 async def test_the_default_namespace_stays(api: Api) -> None:
     with fails(403):
         await api.delete("/api/v1/namespaces/default")
+
+
+CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
+
+
+def claim(name: str = "c") -> Obj:
+    spec = {"resources": {"requests": {"storage": "1Gi"}}, "accessModes": ["ReadWriteOnce"]}
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+async def test_a_claim_that_nobody_uses_goes_at_once(api: Api) -> None:
+    await api.post(CLAIMS, claim())
+    await api.delete(f"{CLAIMS}/c")
+    assert await api.gone(f"{CLAIMS}/c")
+
+
+async def test_a_claim_stays_until_the_last_pod_that_uses_it_is_gone(api: Api) -> None:
+    await api.post(CLAIMS, claim())
+    volume = {"name": "v", "persistentVolumeClaim": {"claimName": "c"}}
+    for name in ("p", "q"):
+        await api.post(PODS, pod(name, volumes=[volume], nodeName="n"))
+    await api.delete(f"{CLAIMS}/c")
+    assert (await api.get(f"{CLAIMS}/c"))["metadata"]["deletionTimestamp"]
+    await api.delete(f"{PODS}/p?gracePeriodSeconds=0")
+    assert not await api.gone(f"{CLAIMS}/c")
+    await api.merge(f"{PODS}/q/status", {"status": {"phase": "Succeeded"}})
+    assert await api.gone(f"{CLAIMS}/c")
+
+
+async def test_a_volume_stays_while_it_is_bound(api: Api) -> None:
+    volumes = "/api/v1/persistentvolumes"
+    spec = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}
+    await api.post(volumes, {"metadata": {"name": "v"}, "spec": spec})
+    await api.merge(f"{volumes}/v/status", {"status": {"phase": "Bound"}})
+    await api.delete(f"{volumes}/v")
+    assert not await api.gone(f"{volumes}/v")
+    await api.merge(f"{volumes}/v/status", {"status": {"phase": "Released"}})
+    assert await api.gone(f"{volumes}/v")

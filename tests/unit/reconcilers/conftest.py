@@ -70,6 +70,9 @@ class NodeMaker:
         )
         await self.client.create(node)
         await self.ready(instance.name, "True", allocatable=dict(instance.allocatable))
+        # A new node is tainted as not ready; a node lifecycle controller takes that away.
+        taints = [taint.to_wire() for taint in request.taints]
+        await self.client.patch(Node, ObjectKey("", instance.name), {"spec": {"taints": taints}})
 
     async def leave(self, instance: Instance) -> None:
         with contextlib.suppress(NotFound):
