@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import PlainSerializer
 
-from kaito_api.meta import Model, Resource
+from kaito_api.meta import Model, Resource, Time
 
 __all__ = ["Event", "EventSeries", "EventType", "MicroTime", "ObjectReference"]
 
@@ -66,3 +66,7 @@ class Event(Resource):
     reporting_controller: str = ""
     reporting_instance: str = ""
     series: EventSeries | None = None
+    deprecated_first_timestamp: Time | None = None
+    """Where recorders of the older kind say when it happened, and how often; they leave ``eventTime`` empty."""
+    deprecated_last_timestamp: Time | None = None
+    deprecated_count: int = 0

@@ -248,6 +248,55 @@ def plan(file: _File, with_: _With = None, output: _Output = "text", cloud: _Sku
     raise typer.Exit(_guarded(main))
 
 
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="The workspace.")]
+_Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Its namespace.")]
+_Kubeconfig = Annotated[
+    str | None, typer.Option(envvar="KUBECONFIG", help="Default: ~/.kube/config, or the pod's own.")
+]
+_KubeContext = Annotated[str | None, typer.Option(help="The kubeconfig's context to use.")]
+
+
+@app.command()
+def why(
+    name: _Name,
+    namespace: _Namespace = "default",
+    output: _Output = "text",
+    kubeconfig: _Kubeconfig = None,
+    context: _KubeContext = None,
+    cloud: _SkuCloud = "azure",
+) -> None:
+    """Why a workspace is not ready: from it to its machines, nodes, pods and containers; the culprit; the next step.
+
+    It reads the cluster and changes nothing; it works without kaito-ctrl's controllers too, and says if none runs.
+    """
+    from kaito_ctrl.cli.why import tell_why
+    from kaito_ctrl.runtime import ObjectKey
+
+    key = ObjectKey(namespace, name)
+    said = tell_why(_rules(cloud), key, Console(), kubeconfig=kubeconfig, context=context, as_json=output == "json")
+    raise typer.Exit(_run(said))
+
+
+@app.command()
+def timeline(
+    name: _Name,
+    namespace: _Namespace = "default",
+    output: _Output = "text",
+    kubeconfig: _Kubeconfig = None,
+    context: _KubeContext = None,
+    cloud: _SkuCloud = "azure",
+) -> None:
+    """What happened to a workspace, its machines, nodes and pods, in the order in which it happened."""
+    from kaito_ctrl.cli.why import tell_timeline
+    from kaito_ctrl.runtime import ObjectKey
+
+    key = ObjectKey(namespace, name)
+    told = tell_timeline(
+        _rules(cloud), key, Console(), kubeconfig=kubeconfig, context=context, as_json=output == "json"
+    )
+    raise typer.Exit(_run(told))
+
+
 def _rules(cloud: str) -> Rules:
     from kaito_ctrl.reconcilers.workspace.validation import Rules
     from kaito_presets.catalogue import Catalogue

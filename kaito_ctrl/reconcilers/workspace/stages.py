@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import get_args
 
 from kaito_api.apps import Deployment, StatefulSet
-from kaito_api.core import Node, Pod
+from kaito_api.core import ContainerStatus, Node, Pod
 from kaito_api.karpenter import Machine
 from kaito_api.meta import Condition, find_condition, is_true
 from kaito_api.workspace import StageError, StageName, StageStatus, Workspace
@@ -229,12 +229,18 @@ def _artifacts(pods: Sequence[Pod]) -> _Step:
     if not pods:
         return _Step(name, False)
     for pod in pods:
-        waiting = [each for each in pod.status.container_statuses if not (each.image_id or each.state.running)]
+        waiting = [each for each in pod.status.container_statuses if not _fetched(each)]
         initialized = is_true(pod.status.conditions, "Initialized") or not pod.status.conditions
         if not initialized or waiting or not pod.status.container_statuses:
-            what = "the images to be pulled" if initialized else "adapters and images to be fetched"
+            adapters = not initialized and bool(pod.spec.init_containers)
+            what = "adapters and images to be fetched" if adapters else "the images to be pulled"
             return _Step(name, False, None, f"{what} ({pod.name})")
     return _of_pods(name, "Initialized", pods, "")
+
+
+def _fetched(status: ContainerStatus) -> bool:
+    """Whether the container's image is there: it says so, or it has been started from it."""
+    return bool(status.image_id or status.state.running or status.state.terminated or status.last_state.terminated)
 
 
 def _engine(pods: Sequence[Pod]) -> _Step:

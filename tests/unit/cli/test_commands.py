@@ -22,15 +22,24 @@ def kaito(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 def test_without_arguments_it_explains_itself() -> None:
     done = kaito()
-    for command in ("demo", "dev", "run", "crds", "validate", "plan"):
+    for command in ("demo", "dev", "run", "crds", "validate", "plan", "why", "timeline"):
         assert command in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", ["demo", "dev", "run", "crds", "validate", "plan"])
+@pytest.mark.parametrize("command", ["demo", "dev", "run", "crds", "validate", "plan", "why", "timeline"])
 def test_every_command_has_help(command: str) -> None:
     done = kaito(command, "--help")
     assert done.returncode == 0
     assert "--help" in done.stdout
+
+
+def test_kubectl_finds_it_as_a_plugin() -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["kubectl", "kaito", "crds", "--help"], capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CustomResourceDefinitions" in done.stdout
 
 
 def test_crds_are_printed_for_kubectl_and_written_to_a_folder(tmp_path: Path) -> None:
