@@ -84,6 +84,11 @@ class Entry(msgspec.Struct, Generic[R], gc=False, eq=False, weakref=False):
             raise view
         return view
 
+    def view_or_none(self) -> R | None:
+        """The object, or ``None`` when it does not fit its model."""
+        view = self._view or self.form.decode(self)
+        return None if isinstance(view, DecodeError) else view
+
     def _forget_view(self) -> None:
         if not self.failed:
             self._view = None

@@ -110,7 +110,9 @@ class Store(Generic[R]):
         return tuple(self._feeds.values())
 
     def feed(self, namespace: str | None = None) -> Feed[R]:
-        """The feed of *namespace*; ``None``: the only one. Raises ``KeyError``."""
+        """The feed of *namespace*; ``None``: the only one. Raises ``KeyError`` when there is no such one."""
+        if namespace is None and len(self._feeds) == 1:
+            return self.feeds[0]
         return self._feeds[namespace]
 
     def _feed_of(self, key: ObjectKey) -> Feed[R] | None:
@@ -196,9 +198,9 @@ class Store(Generic[R]):
                 present = entry.header.labels or {}
                 if any(present.get(name) != value for name, value in labels.items()):
                     continue
-            if entry.decodable:
-                matching.append(entry)
-        return tuple(entry.view() for entry in sorted(matching, key=lambda entry: entry.key))
+            matching.append(entry)
+        matching.sort(key=_key)
+        return tuple([view for entry in matching if (view := entry.view_or_none()) is not None])
 
     def uncertain(self) -> frozenset[ObjectKey]:
         """Keys whose last write had no answer; see :meth:`settle`."""
@@ -313,6 +315,10 @@ class Store(Generic[R]):
             _discard(self._owners, uid, entry.key)
         for name, value in self._indexed.pop(entry.key, ()):
             _discard(self._indexes[name], value, entry.key)
+
+
+def _key(entry: Entry[R]) -> ObjectKey:
+    return entry.key
 
 
 def _discard(index: dict[str, set[ObjectKey]], value: str, key: ObjectKey) -> None:
