@@ -124,8 +124,13 @@ class Client:
         *,
         labels: Mapping[str, str] | str | None = None,
         fields: str | None = None,
+        misfits: list[DecodeError] | None = None,
     ) -> Sequence[R]:
-        """All matching objects, live, page by page. *labels* is a mapping of equalities or a selector's text."""
+        """All matching objects, live, page by page. *labels* is a mapping of equalities or a selector's text.
+
+        An object that does not fit its model fails the whole call, unless there is a list of *misfits* to set it aside
+        in: one error for each, with the object's bytes as its ``raw``.
+        """
         selector = labels if isinstance(labels, str) else selector_text(labels) if labels else None
         base = [("limit", "500")]
         if selector:
@@ -137,7 +142,13 @@ class Client:
         while True:
             query = (*base, ("continue", token)) if token else tuple(base)
             head, items = decode_list(await self._call("GET", collection_path(kind, namespace), query=query))
-            found.extend(self._decode(kind, item) for item in items)
+            for item in items:
+                try:
+                    found.append(self._decode(kind, item))
+                except DecodeError as error:
+                    if misfits is None:
+                        raise
+                    misfits.append(error)
             token = head.continue_
             if not token:
                 return found
