@@ -14,6 +14,7 @@ original does not exist wakes the controller too, also at its start, so none is 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterable
 
 from kaito_api.core import ConfigMap
@@ -65,12 +66,12 @@ class MirrorController(Controller[ConfigMap]):
                 await ctx.client.delete(ConfigMap, key_of(copy), uid=copy.uid)
 
 
-async def main() -> None:
-    async with Cluster.connect() as cluster:
+async def main(kubeconfig: str | None = None) -> None:
+    async with Cluster.connect(kubeconfig=kubeconfig) as cluster:
         manager = Manager(cluster)
         manager.add(MirrorController())
         await manager.run()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))

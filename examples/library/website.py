@@ -18,6 +18,7 @@ is inside goes by itself, because the Website owns it.
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 from kaito_api.apps import Deployment, DeploymentSpec
@@ -133,7 +134,10 @@ def children(site: Website) -> tuple[ConfigMap, Deployment, Service]:
         ),
         Service(
             metadata=metadata,
-            spec=ServiceSpec(selector={"website": site.name}, ports=(ServicePort(port=80, target_port=8000),)),
+            # The protocol would be TCP anyway; but servers before 1.21 want it said, to tell ports apart.
+            spec=ServiceSpec(
+                selector={"website": site.name}, ports=(ServicePort(port=80, target_port=8000, protocol="TCP"),)
+            ),
         ),
     )
 
@@ -186,8 +190,8 @@ async def install(client: Client) -> None:
     )
 
 
-async def main() -> None:
-    async with Cluster.connect() as cluster:
+async def main(kubeconfig: str | None = None) -> None:
+    async with Cluster.connect(kubeconfig=kubeconfig) as cluster:
         await install(cluster.client)
         manager = Manager(cluster)
         manager.add(WebsiteController())
@@ -195,4 +199,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))
