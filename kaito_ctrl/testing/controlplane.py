@@ -211,8 +211,8 @@ def run_control_plane(
 ) -> Iterator[ControlPlane]:
     """Start the *binaries*; stop them at the end of the block.
 
-    *api_server* and *controller_manager* override flags; *controllers* says which ones the latter runs, without any it
-    is not started. Raises ``RuntimeError`` with the end of its log when a part does not start.
+    *api_server* and *controller_manager* override flags; *controllers* says which ones the latter runs (``"*"``: all),
+    without any it is not started. Raises ``RuntimeError`` with the end of its log when a part does not start.
     """
     with Keeper("kaito-ctrl-envtest-") as keeper:
         home = keeper.folder
@@ -243,7 +243,7 @@ def run_control_plane(
         plane.version = (int(known["major"]), int(known["minor"].rstrip("+")))
         if controllers and (binaries / CONTROLLER_MANAGER).exists():
             start(CONTROLLER_MANAGER, _controller_flags(plane, controllers), controller_manager)
-            if "serviceaccount" in controllers:
+            if {"serviceaccount", "*"} & set(controllers):
                 plane._wait_ready(CONTROLLER_MANAGER)
         yield plane
 

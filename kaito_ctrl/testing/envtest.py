@@ -43,7 +43,7 @@ from kaito_ctrl.runtime import Client, Cluster
 from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.connect import connect
-from kaito_ctrl.runtime.errors import NotFound
+from kaito_ctrl.runtime.errors import AlreadyExists, NotFound
 from kaito_ctrl.runtime.transport import Transport
 from kaito_ctrl.testing.controlplane import ControlPlane, Flags, assets, run_control_plane
 from kaito_ctrl.testing.keeper import Keeper
@@ -199,12 +199,22 @@ class Environment:
         """
         bodies = [body for each in crds for body in _read(each)]
         for crd in bodies:
-            await self._apply(f"{_CRDS}/{crd['metadata']['name']}", crd)
+            await self._define(crd)
         async with asyncio.timeout(_ESTABLISH_SECONDS):
             for crd in bodies:
                 for version in crd["spec"]["versions"]:
                     if version["served"]:
                         await self._served(f"/apis/{crd['spec']['group']}/{version['name']}", crd)
+
+    async def _define(self, crd: Mapping[str, Any]) -> None:
+        # Not by server-side apply: what an old server does not know (CEL) it refuses there, and drops here.
+        try:
+            await self.client.request("POST", _CRDS, body=crd)
+        except AlreadyExists:
+            path = f"{_CRDS}/{crd['metadata']['name']}"
+            present = decode_json(await self.client.request("GET", path))
+            version = {"resourceVersion": present["metadata"]["resourceVersion"]}
+            await self.client.request("PUT", path, body={**crd, "metadata": {**crd["metadata"], **version}})
 
     async def _served(self, group: str, crd: Mapping[str, Any]) -> None:
         while True:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kaito_ctrl.testing.controlplane import ControlPlane, run_control_plane
+from tests.real.joined import SERVICE_CIDR
 from tests.realbinaries import real_binaries
 
 
@@ -18,5 +19,15 @@ def binaries() -> Path:
 
 @pytest.fixture(scope="session")
 def plane(binaries: Path) -> Iterator[ControlPlane]:
-    with run_control_plane(binaries) as running:
+    with run_control_plane(
+        binaries, controllers=["*"], api_server={"service-cluster-ip-range": SERVICE_CIDR}
+    ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def working(plane: ControlPlane) -> ControlPlane:
+    """One whose controllers work."""
+    if not plane.controllers:
+        pytest.skip("there is no kube-controller-manager in KUBEBUILDER_ASSETS")
+    return plane

@@ -14,11 +14,13 @@ import pytest
 
 from kaito_api.core import ConfigMap
 from kaito_api.meta import Model, ObjectMeta, Resource
+from kaito_api.workspace import Workspace
 from kaito_ctrl import Client, Cluster, Context, Controller, Manager, ObjectKey, Result
 from kaito_ctrl.runtime.errors import Forbidden, Unauthorized
 from kaito_ctrl.testing.controlplane import ControlPlane
 from kaito_ctrl.testing.envtest import Environment, envtest
 
+ROOT = Path(__file__).parents[2]
 CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
@@ -90,6 +92,12 @@ async def test_a_controller_of_a_kind_of_ones_own_runs_on_either(env: Environmen
 async def test_a_kubeconfig_leads_to_it_over_tcp(env: Environment) -> None:
     async with Cluster.connect(kubeconfig=str(await env.kubeconfig())) as cluster:
         assert await cluster.client.list(Pet, "default") == []
+
+
+async def test_definitions_can_be_files_rules_in_cel_and_installed_twice(env: Environment) -> None:
+    for _ in range(2):
+        await env.install([ROOT / "manifests" / "crds"])
+    assert await env.client.list(Workspace, "default") == []
 
 
 async def test_what_the_block_raises_comes_out_as_it_is() -> None:
