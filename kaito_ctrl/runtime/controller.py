@@ -218,7 +218,7 @@ class Worker(Generic[R]):
         self._hints: dict[ObjectKey, float] = {}
         self._tasks: dict[ObjectKey, asyncio.Task[Any]] = {}
         if self.metrics is not None:
-            self.metrics.queue.look_at(self.queue.ages)
+            self.metrics.queue.look_at(self.queue.ages, self.queue.__len__)
         self._finalizer = (
             Finalizer(controller.finalizer, controller.kind, self.client) if controller.finalizer is not None else None
         )

@@ -197,8 +197,9 @@ class WorkqueueMetrics:
         self._unfinished = metrics.unfinished.labels(name, name)
         self._longest = metrics.longest.labels(name, name)
 
-    def look_at(self, ages: Callable[[], Iterable[float]]) -> None:
-        """Have whoever scrapes ask *ages* for how long each key has been worked on."""
+    def look_at(self, ages: Callable[[], Iterable[float]], depth: Callable[[], int]) -> None:
+        """Have whoever scrapes ask *ages* for how long each key has been worked on, and *depth* how many are ready."""
+        self._depth.set_function(depth)
         self._unfinished.set_function(lambda: sum(ages()))
         self._longest.set_function(lambda: max(ages(), default=0.0))
 
@@ -207,9 +208,6 @@ class WorkqueueMetrics:
 
     def retried(self) -> None:
         self._retries.inc()
-
-    def depth(self, waiting: int) -> None:
-        self._depth.set(waiting)
 
     def queued_for(self, seconds: float) -> None:
         self._queued.observe(seconds)

@@ -12,6 +12,7 @@ import asyncio
 import heapq
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
@@ -30,7 +31,6 @@ class QueueMetrics(Protocol):
 
     def added(self) -> None: ...
     def retried(self) -> None: ...
-    def depth(self, waiting: int) -> None: ...
     def queued_for(self, seconds: float) -> None: ...
     def worked_for(self, seconds: float) -> None: ...
 
@@ -95,7 +95,7 @@ class Queue(Generic[K]):
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._items: dict[K, _Item] = {}
         self._ready: list[tuple[int, int, K]] = []
-        self._fifo: list[tuple[float, int, K]] = []
+        self._fifo: deque[tuple[K, _Item]] = deque()
         self._delayed: list[tuple[float, int, K]] = []
         self._working: dict[K, float] = {}
         self._again: dict[K, tuple[int, float]] = {}
@@ -230,9 +230,8 @@ class Queue(Generic[K]):
         if not item.ready:
             item.ready, item.added = True, now
             self._depth += 1
+            self._fifo.append((key, item))
         heapq.heappush(self._ready, (-item.priority, item.serial, key))
-        heapq.heappush(self._fifo, (item.added, item.serial, key))
-        self._report_depth()
 
     def _promote(self, now: float) -> float | None:
         """Move what is due to the ready heap; return the seconds until the next delayed key, if there is one."""
@@ -249,29 +248,26 @@ class Queue(Generic[K]):
         return None
 
     def _pop(self, now: float) -> tuple[K, int] | None:
-        heap: list[tuple[float, int, K]] | list[tuple[int, int, K]] = self._ready
-        while self._fifo and self._stale(self._fifo[0][1], self._fifo[0][2]):
-            heapq.heappop(self._fifo)
-        if self._fifo and now - self._fifo[0][0] > self._aging:
-            heap = self._fifo
-        while heap:
-            _, serial, key = heapq.heappop(heap)  # type: ignore[misc]
-            if self._stale(serial, key):
-                continue
-            item = self._items.pop(key)
-            self._working[key] = now
-            self._rest.clear()
-            self._depth -= 1
-            if self._metrics is not None:
-                self._metrics.queued_for(now - item.added)
-            self._report_depth()
-            return key, item.priority
-        return None
-
-    def _stale(self, serial: int, key: K) -> bool:
-        item = self._items.get(key)
-        return item is None or item.serial != serial or not item.ready
-
-    def _report_depth(self) -> None:
+        items, fifo, ready = self._items, self._fifo, self._ready
+        while fifo and items.get(fifo[0][0]) is not fifo[0][1]:
+            fifo.popleft()
+        if not fifo:
+            ready.clear()  # whatever is ready is in both
+            return None
+        key, item = fifo[0]
+        if now - item.added > self._aging:
+            fifo.popleft()
+        else:
+            while True:
+                _, serial, key = heapq.heappop(ready)
+                found = items.get(key)
+                if found is not None and found.serial == serial and found.ready:
+                    item = found
+                    break
+        del items[key]
+        self._working[key] = now
+        self._rest.clear()
+        self._depth -= 1
         if self._metrics is not None:
-            self._metrics.depth(self._depth)
+            self._metrics.queued_for(now - item.added)
+        return key, item.priority
