@@ -243,7 +243,7 @@ BUDGETS = (
     Budget("CPU of a quiet daemon, %", "idle", _RECONCILE, "share", 0.2),
     Budget("sync: CPU of the best peer over ours, cache alone", "sync", _CACHE, "cpu", 10, against_peers=True),
     Budget("sync: memory of the best peer over ours, cache alone", "sync", _CACHE, "memory", 10, against_peers=True),
-    Budget("events/s into the queue over the best peer's", "events", _QUEUE, "rate", 10, against_peers=True),
+    Budget("events: CPU of the best peer over ours, into the queue", "events", _QUEUE, "cpu", 10, against_peers=True),
 )
 
 
