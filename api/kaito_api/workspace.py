@@ -177,6 +177,7 @@ class StageStatus(Model):
     finished_at: Time | None = Field(default=None, description="When it was done.")
     deadline: Time | None = Field(default=None, description="When it should be done.")
     attempts: int = Field(default=0, description="How often it was tried: machines asked for, starts of the server.")
+    last_attempt_at: Time | None = Field(default=None, description="When it was tried last, where that is known.")
     message: str | None = Field(default=None, description="What it waits for, or what is wrong.")
     last_error: StageError | None = Field(default=None, description="The last thing that went wrong.")
     next_action: str | None = Field(default=None, description="What a person does about it.")

@@ -9,7 +9,7 @@ from typing import Any
 from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
 from kaito_api.core import Node, Pod, Service
 from kaito_api.karpenter import Machine
-from kaito_api.meta import Resource, owned_by
+from kaito_api.meta import Resource, is_true, owned_by
 from kaito_api.workspace import Workspace, WorkspaceStatus
 from kaito_ctrl.reconcilers.diff import is_applied, stamped
 from kaito_ctrl.reconcilers.names import WORKSPACE_FINALIZER, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
@@ -140,6 +140,7 @@ class WorkspaceController(Controller[Workspace]):
             await ctx.client.apply(machine)
             ctx.log.info("asked for a machine", machine=machine.name, instance_type=ws.resource.instance_type)
         await self._give_back(plan.surplus, ctx)
+        await self._give_up(plan.hopeless, ctx)
         for wanted in plan.apply:
             try:
                 await self._apply(ws, wanted, ctx)
@@ -156,6 +157,16 @@ class WorkspaceController(Controller[Workspace]):
                 continue
             if live.uid == machine.uid and not live.status.node_name:
                 ctx.log.info("giving back a machine that is not needed any more", machine=machine.name)
+                await _delete((live,), ctx)
+
+    async def _give_up(self, hopeless: Iterable[Machine], ctx: Context) -> None:
+        for machine in hopeless:
+            try:
+                live = await ctx.client.get(Machine, machine.name)
+            except NotFound:
+                continue
+            if live.uid == machine.uid and not is_true(live.status.conditions, "MachineInitialized"):
+                ctx.log.warning("giving up a machine whose node does not become usable", machine=machine.name)
                 await _delete((live,), ctx)
 
     async def _apply(self, ws: Workspace, wanted: Resource, ctx: Context) -> None:

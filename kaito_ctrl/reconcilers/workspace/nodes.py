@@ -17,11 +17,15 @@ from kaito_ctrl.reconcilers.names import (
     machine_name,
 )
 
-__all__ = ["TOLERATED", "NodePlan", "eligible", "plan_nodes", "required_labels"]
+__all__ = ["TOLERATED", "NodePlan", "eligible", "plan_nodes", "replacement_wait", "required_labels"]
 
 
 TOLERATED = 300.0
 """Seconds for which a node in use may be not ready before another one is asked for: most blips are shorter."""
+
+INITIALIZATION_DEADLINE = 1800.0
+"""Seconds that a node may be there without becoming usable before its machine is given up. The time until a node is
+there at all is the provisioner's to limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,8 @@ class NodePlan:
     """What there is, and what is to be done about it.
 
     ``selected`` nodes carry the workload. ``awaited`` ones did, and are expected back: until ``patience`` seconds from
-    now. ``pending`` machines are on their way, ``missing`` are names to make, ``surplus`` machines are not needed.
+    now. ``pending`` machines are on their way, ``missing`` are names to make, ``surplus`` machines are not needed, and
+    ``hopeless`` ones have a node that will never be usable.
     """
 
     selected: tuple[Node, ...]
@@ -37,6 +42,7 @@ class NodePlan:
     pending: tuple[Machine, ...]
     missing: tuple[str, ...]
     surplus: tuple[Machine, ...] = ()
+    hopeless: tuple[Machine, ...] = ()
     patience: float | None = None
 
     def complete(self, count: int) -> bool:
@@ -94,7 +100,12 @@ def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine]
     waits = {node.name: wait for node in candidates if node.name in in_use and (wait := _expected(node, now)) > 0}
     awaited = tuple(node for node in candidates if node.name in waits)[: resource.count - len(selected)]
     known = {node.name for node in (*selected, *awaited)}
-    coming = [each for each in machines if not each.deleting and each.status.node_name not in known]
+    hopeless = tuple(
+        each for each in machines if not each.deleting and each.status.node_name not in known and _overdue(each, now)
+    )
+    coming = [
+        each for each in machines if not each.deleting and each.status.node_name not in known and each not in hopeless
+    ]
     lacking = resource.count - len(known)
     pending = tuple(coming[:lacking])
     # Only what has no node yet is given back: on a node there may be somebody's pod. A node that no machine claims yet
@@ -104,7 +115,34 @@ def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine]
     surplus = tuple(each for each in coming[lacking + unclaimed :] if not each.status.node_name)
     names = _free_names(ws.uid, lacking - len(pending), {machine.name for machine in machines})
     patience = min((waits[node.name] for node in awaited), default=None)
-    return NodePlan(selected, awaited, pending, names, surplus, patience)
+    return NodePlan(selected, awaited, pending, names, surplus, hopeless, patience)
+
+
+def replacement_wait(ws: Workspace, now: datetime) -> float:
+    """Seconds until another machine may be asked for, 0 when one may be now.
+
+    As many as the workspace needs, and one to replace one that was lost, may be asked for at once. From then on, until
+    the workspace is served, each has to wait twice as long as the one before: a minute at first, an hour at most. So a
+    claim that can never become ready costs a bounded number of machines. What was asked for is counted in the status.
+    """
+    asked = next((each for each in ws.status.stages if each.name == "CapacityReserved"), None)
+    if asked is None or asked.last_attempt_at is None:
+        return 0.0
+    replaced = asked.attempts - ws.resource.count
+    if replaced < 1:
+        return 0.0
+    wait = min(60.0 * 2.0 ** min(replaced - 1, 10), 3600.0)
+    return max(wait - (now - asked.last_attempt_at).total_seconds(), 0.0)
+
+
+def _overdue(machine: Machine, now: datetime) -> bool:
+    """Whether its node has been there for too long without becoming usable."""
+    registered = find_condition(machine.status.conditions, "MachineRegistered")
+    if registered is None or registered.status != "True" or registered.last_transition_time is None:
+        return False
+    if is_true(machine.status.conditions, "MachineInitialized"):
+        return False
+    return (now - registered.last_transition_time).total_seconds() > INITIALIZATION_DEADLINE
 
 
 def _ready(node: Node) -> bool:

@@ -17,7 +17,7 @@ from kaito_api.meta import Condition, ConditionStatus, Resource, find_condition
 from kaito_api.workspace import StageError, Workspace, WorkspaceStatus
 from kaito_ctrl.reconcilers.workspace.claims import machine
 from kaito_ctrl.reconcilers.workspace.findings import UNDER_WAY, Finding, near_misses
-from kaito_ctrl.reconcilers.workspace.nodes import NodePlan, plan_nodes
+from kaito_ctrl.reconcilers.workspace.nodes import NodePlan, plan_nodes, replacement_wait
 from kaito_ctrl.reconcilers.workspace.revisions import Revisions, plan_revisions
 from kaito_ctrl.reconcilers.workspace.services import headless_service, service
 from kaito_ctrl.reconcilers.workspace.stages import Scene, look_again, stages
@@ -53,6 +53,7 @@ class Plan:
     status: WorkspaceStatus
     machines: tuple[Machine, ...] = ()
     surplus: tuple[Machine, ...] = ()
+    hopeless: tuple[Machine, ...] = ()
     apply: tuple[Resource, ...] = ()
     revisions: Revisions | None = None
     look_again: float | None = None
@@ -103,7 +104,7 @@ def _plan(
     write = _StatusWriter(ws, now)
     revisions = plan_revisions(ws, seen.revisions)
     if not nodes.complete(ws.resource.count):
-        return replace(_waiting_for_nodes(ws, nodes, preset, write), revisions=revisions)
+        return replace(_waiting_for_nodes(ws, nodes, preset, write, now), revisions=revisions)
 
     resources = (
         write.put(
@@ -131,7 +132,7 @@ def _plan(
         # It has served before: say that it does not now. Before that the columns stay empty, as they do upstream.
         served = write.not_serving(message)
     status = write.status(*resources, *served, nodes=nodes.selected)
-    return Plan(status, surplus=nodes.surplus, apply=objects, revisions=revisions)
+    return Plan(status, surplus=nodes.surplus, hopeless=nodes.hopeless, apply=objects, revisions=revisions)
 
 
 def refused(ws: Workspace, plan: Plan, what: Resource, why: str, now: datetime) -> WorkspaceStatus:
@@ -202,8 +203,11 @@ def _obstacle(ws: Workspace, seen: Observed) -> Finding | None:
     return None
 
 
-def _waiting_for_nodes(ws: Workspace, nodes: NodePlan, preset: Preset | None, write: _StatusWriter) -> Plan:
+def _waiting_for_nodes(
+    ws: Workspace, nodes: NodePlan, preset: Preset | None, write: _StatusWriter, now: datetime
+) -> Plan:
     disk = preset.disk if preset is not None else "0"
+    wait = replacement_wait(ws, now) if nodes.missing else 0.0
     in_use = (*nodes.selected, *nodes.awaited)
     conditions: tuple[Condition, ...]
     if failure := _launch_failure(nodes.pending):
@@ -214,6 +218,9 @@ def _waiting_for_nodes(ws: Workspace, nodes: NodePlan, preset: Preset | None, wr
     elif nodes.awaited:
         names = ", ".join(node.name for node in nodes.awaited)
         conditions = write.no_resources(f"not ready, and expected back: node {names}")
+    elif wait:
+        text = f"{len(nodes.missing)} machines did not become ready; the next is asked for in {_rounded(wait)}"
+        conditions = (write.put("MachineReady", "False", "machineFailedCreation", text), *write.no_resources(text))
     else:
         lacking = ws.resource.count - len(nodes.selected)
         conditions = (write.put("MachineReady", "Unknown", "CreateMachinePending", f"creating {lacking} machines"),)
@@ -222,10 +229,17 @@ def _waiting_for_nodes(ws: Workspace, nodes: NodePlan, preset: Preset | None, wr
             conditions += write.no_resources(text)
     return Plan(
         write.status(*conditions, nodes=in_use),
-        machines=tuple(machine(ws, name, disk) for name in nodes.missing),
+        machines=() if wait else tuple(machine(ws, name, disk) for name in nodes.missing),
         surplus=nodes.surplus,
-        look_again=nodes.patience,
+        hopeless=nodes.hopeless,
+        look_again=min((each for each in (nodes.patience, wait or None) if each is not None), default=None),
     )
+
+
+def _rounded(seconds: float) -> str:
+    """A wait in words that stay the same while it lasts: it is part of a status."""
+    steps = [60 * 2**power for power in range(7)]
+    return f"{min((step for step in steps if step >= seconds), default=3600) // 60} min at most"
 
 
 def _launch_failure(machines: Sequence[Machine]) -> str:

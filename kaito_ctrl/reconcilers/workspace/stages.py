@@ -80,7 +80,10 @@ def stages(ws: Workspace, scene: Scene, now: datetime) -> tuple[StageStatus, ...
         finding = _worst(findings, step.name) if step.name == current else None
         if finding is not None and finding.code == "NoProvisioner" and scene.hint is not None:
             finding = scene.hint
-        built.append(_status(step, old, began, finding, scene, current=step.name == current))
+        status = _status(step, old, began, finding, scene, current=step.name == current)
+        if step.name == "CapacityReserved":
+            status = _counted(status, old, scene, now, served=current is None)
+        built.append(status)
         if step.done:
             began = step.since or began
     return tuple(built)
@@ -150,10 +153,17 @@ def _status(
     )
 
 
+def _counted(status: StageStatus, old: StageStatus | None, scene: Scene, now: datetime, *, served: bool) -> StageStatus:
+    """How many machines were asked for since the workspace was served last, and when the last one was."""
+    known, there = (old.attempts if old is not None else 0), len(scene.machines)
+    if served:
+        return status.evolve(attempts=there)
+    asked_at = now.replace(microsecond=0) if scene.asked else old.last_attempt_at if old is not None else None
+    return status.evolve(attempts=max(known, there) + scene.asked, last_attempt_at=asked_at)
+
+
 def _attempts(name: StageName, old: StageStatus | None, scene: Scene, *, begun: bool) -> int:
     known = old.attempts if old is not None else 0
-    if name == "CapacityReserved":
-        return max(known + scene.asked, len(scene.machines) + scene.asked)
     if name == "EngineStarted":
         statuses = [status for pod in scene.pods for status in pod.status.container_statuses]
         return max((status.restart_count + (status.state.waiting is None) for status in statuses), default=known)

@@ -447,3 +447,52 @@ def test_a_distributed_model_serves_when_all_of_its_pods_do() -> None:
     assert shown(stateful_set(1, **same)) is None
     assert shown(stateful_set(2, **rolling)) is None
     assert shown(stateful_set(2, **same)) == "True"
+
+
+def asked(attempts: int, minutes_ago: float) -> dict[str, Any]:
+    at = (NOW - timedelta(minutes=minutes_ago)).isoformat()
+    return {"stages": [{"name": "CapacityReserved", "state": "Failed", "attempts": attempts, "lastAttemptAt": at}]}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "minutes_ago", "wait"),
+    [(0, 0, 0), (1, 0, 0), (2, 0.5, 30), (2, 1, 0), (3, 0, 120), (4, 1, 180), (7, 0, 1920), (9, 0, 3600), (99, 59, 60)],
+)
+def test_machines_that_never_become_ready_are_replaced_ever_more_rarely(
+    attempts: int, minutes_ago: float, wait: float
+) -> None:
+    made = plan(workspace(status=asked(attempts, minutes_ago)))
+    assert len(made.machines) == (0 if wait else 1)
+    assert (made.look_again or 0) == pytest.approx(wait)
+
+
+def test_asking_is_counted_and_serving_starts_the_count_anew() -> None:
+    first = plan(workspace(resource={"count": 2}))
+    stage = next(each for each in first.status.stages if each.name == "CapacityReserved")
+    assert (stage.attempts, stage.last_attempt_at) == (2, NOW)
+    known = workspace(resource={"count": 2}, status=first.status.to_wire())
+    lost = plan(known, machines=[machine(machine_name("u1", 0))])
+    stage = next(each for each in lost.status.stages if each.name == "CapacityReserved")
+    assert stage.attempts == 3
+
+
+def test_a_node_that_never_becomes_usable_has_its_machine_given_up() -> None:
+    def stuck(minutes: float) -> Machine:
+        since = (NOW - timedelta(minutes=minutes)).isoformat()
+        conditions = [
+            {"type": "MachineLaunched", "status": "True"},
+            {"type": "MachineRegistered", "status": "True", "lastTransitionTime": since},
+            {"type": "MachineInitialized", "status": "Unknown", "reason": "ResourceNotRegistered"},
+        ]
+        return Machine.model_validate(
+            {
+                "metadata": {"name": machine_name("u1", 0)},
+                "status": {"nodeName": "n9", "conditions": conditions},
+            }
+        )
+
+    waiting = plan(workspace(status=asked(1, 40)), machines=[stuck(10)])
+    assert (waiting.hopeless, waiting.machines) == ((), ())
+    given_up = plan(workspace(status=asked(1, 40)), machines=[stuck(31)])
+    assert [each.name for each in given_up.hopeless] == [machine_name("u1", 0)]
+    assert [each.name for each in given_up.machines] == [machine_name("u1", 1)]
