@@ -305,15 +305,28 @@ class Elector:
     async def _release(self) -> None:
         try:
             async with asyncio.timeout(self._patience):
-                raw = await self._get()
-                if raw is not None and self._observe(raw).holder_identity == self.identity:
-                    now = self._clock.now()
-                    record = LeaseSpec(holder_identity="", lease_duration_seconds=1, acquire_time=now, renew_time=now)
-                    await self._send("PUT", object_path(coordination.Lease, self.key), _with(raw, record))
+                if await self._give_back():
                     self._log.info("lease released")
         except (KubeError, TimeoutError) as error:
             self._log.warning("cannot release the lease; it lapses by itself", error=str(error))
         self._held_until = None
+
+    async def _give_back(self) -> bool:
+        """Whether it was ours to give."""
+        now = self._clock.now()
+        record = LeaseSpec(holder_identity="", lease_duration_seconds=1, acquire_time=now, renew_time=now)
+        path = object_path(coordination.Lease, self.key)
+        if self._raw:
+            try:
+                await self._send("PUT", path, _with(self._raw, record))
+                return True
+            except (Conflict, NotFound):
+                pass  # a renewal was cut off on its way, or somebody touched it
+        raw = await self._get()
+        if raw is None or _spec(raw).holder_identity != self.identity:
+            return False
+        await self._send("PUT", path, _with(raw, record))
+        return True
 
     # -- the object ------------------------------------------------------------------------------------------------
 

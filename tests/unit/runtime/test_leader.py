@@ -249,6 +249,26 @@ async def test_a_release_lets_the_next_one_in_at_its_next_look(world: World) -> 
 
 
 @virtual
+async def test_a_release_is_one_request_and_is_repeated_if_somebody_touched_the_lease(world: World) -> None:
+    for touched, sent in ((False, ["PUT"]), (True, ["PUT", "GET", "PUT"])):
+        leader = await world.leader("a")
+        if touched:
+            await world.client.patch(LeaseObject, KEY, {"metadata": {"labels": {"x": "y"}}})
+        leader.line.sent.clear()
+        await leader.stop()
+        assert leader.line.sent == sent
+        assert (await world.record()).holder_identity == ""
+
+
+@virtual
+async def test_nobody_elses_lease_is_released(world: World) -> None:
+    leader = await world.leader("a")
+    await world.client.patch(LeaseObject, KEY, {"spec": {"holderIdentity": "b"}})
+    await leader.stop()
+    assert (await world.record()).holder_identity == "b"
+
+
+@virtual
 async def test_a_leader_that_dies_is_replaced_after_its_lease_and_no_sooner(world: World) -> None:
     first = await world.leader("a")
     second = world.candidate("b")
