@@ -201,9 +201,19 @@ class Runner:
 def _child(
     command: Sequence[str], variables: Mapping[str, str], *, stdout: Any, stderr: Any
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that ends with the block, and, because it reads our end of a pipe, with us at the latest."""
+    """A process that ends with the block, and, because it reads our end of a pipe, with us at the latest.
+
+    In a group of its own, so that a terminal's Ctrl-C is ours alone to answer.
+    """
     with subprocess.Popen(
-        command, cwd=ROOT, env=variables, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, text=True
+        command,
+        cwd=ROOT,
+        env=variables,
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        process_group=0,
     ) as child:
         try:
             yield child
