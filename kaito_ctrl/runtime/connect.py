@@ -86,7 +86,7 @@ class TcpTransport:
         return self._base
 
     async def send(self, request: Request) -> Response:
-        credentials = await self._credentials.headers()
+        credentials, certificate = await self._credentials.headers(), self._certificate()
         response = await self._send(request, credentials)
         # A refused request was not carried out: with other credentials it may go out again.
         if response.status == 401:
@@ -95,7 +95,7 @@ class TcpTransport:
             except BaseException:
                 _release(response)
                 raise
-            if renewed:
+            if renewed or self._certificate() != certificate:
                 _release(response)
                 response = await self._send(request, await self._credentials.headers())
         answered = {name.lower(): value for name, value in response.headers.items()}

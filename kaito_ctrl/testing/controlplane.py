@@ -148,11 +148,16 @@ class ControlPlane:
         self, name: str, groups: Sequence[str] = (), *, lifetime: timedelta = timedelta(days=1)
     ) -> dict[str, str]:
         """The ``user`` of a kubeconfig: *name*, in *groups*, by a client certificate that ends after *lifetime*."""
-        issued = self._authority.issue_client(name, groups, now=datetime.now(UTC), lifetime=lifetime)
+        status = self.certificate_status(name, groups, lifetime=lifetime)
         return {
-            "client-certificate-data": base64.b64encode(issued.certificate).decode(),
-            "client-key-data": base64.b64encode(issued.key).decode(),
+            "client-certificate-data": base64.b64encode(status["clientCertificateData"].encode()).decode(),
+            "client-key-data": base64.b64encode(status["clientKeyData"].encode()).decode(),
         }
+
+    def certificate_status(self, name: str, groups: Sequence[str] = (), *, lifetime: timedelta) -> dict[str, str]:
+        """The same as the ``status`` of an ExecCredential, which is what plugins answer with."""
+        issued = self._authority.issue_client(name, groups, now=datetime.now(UTC), lifetime=lifetime)
+        return {"clientCertificateData": issued.certificate.decode(), "clientKeyData": issued.key.decode()}
 
     def service_account_token(self, namespace: str, name: str, uid: str, *, lifetime: timedelta) -> str:
         """A token of that service account, such as a pod is given, that the server refuses after *lifetime*.
