@@ -70,7 +70,7 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
         manager.add_webhook(
             WebhookServer(
                 cluster.client,
-                workspace_webhooks(rules),
+                workspace_webhooks(rules, cluster.client),
                 clock=cluster.clock,
                 metrics=cluster.metrics,
                 host=options.webhook_host,

@@ -13,6 +13,7 @@ from kaito_api.meta import Resource, is_true, owned_by
 from kaito_api.workspace import Workspace, WorkspaceStatus
 from kaito_ctrl.reconcilers.diff import is_applied, stamped
 from kaito_ctrl.reconcilers.names import WORKSPACE_FINALIZER, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
+from kaito_ctrl.reconcilers.workspace.admission import named_config_maps
 from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace, refused
 from kaito_ctrl.reconcilers.workspace.services import headless_name
 from kaito_ctrl.reconcilers.workspace.telling import WorkspaceMetrics, tell
@@ -76,6 +77,8 @@ class WorkspaceController(Controller[Workspace]):
     async def reconcile(self, ws: Workspace, ctx: Context) -> Result:
         raw = ctx.cache.store(Workspace).entry(ctx.key)
         assert raw is not None
+        wire = decode_json(raw.raw)
+        maps = await named_config_maps(wire, ctx.key.namespace, ctx.client)
         seen = Observed(
             nodes=ctx.cache.list(Node),
             machines=_machines_of(ws, ctx.cache),
@@ -87,7 +90,7 @@ class WorkspaceController(Controller[Workspace]):
             ),
             revisions=ctx.cache.list(ControllerRevision, owner=ws),
             pods=ctx.cache.list(Pod, ws.namespace, labels={WORKSPACE_LABEL: ws.name}),
-            problems=self._rules.check(decode_json(raw.raw)),
+            problems=self._rules.check(wire, config_maps=maps),
         )
         plan = plan_workspace(ws, seen, self._rules.catalogue, self._rules.skus, self._settings, ctx.now())
         await self._execute(ws, plan, ctx)

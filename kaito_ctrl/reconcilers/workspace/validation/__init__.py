@@ -6,6 +6,6 @@ be edited, and a deleting one is never held up.
 """
 
 from kaito_ctrl.reconcilers.workspace.validation.problem import Problem, describe
-from kaito_ctrl.reconcilers.workspace.validation.rules import Rules
+from kaito_ctrl.reconcilers.workspace.validation.rules import ConfigMaps, Rules
 
-__all__ = ["Problem", "Rules", "describe"]
+__all__ = ["ConfigMaps", "Problem", "Rules", "describe"]
