@@ -22,16 +22,13 @@ __all__ = ["connect", "container_of"]
 def container_of(pod: Obj, wanted: str) -> str:
     """The container's name; *wanted* may be empty where there is only one. Raises a 400."""
     name, spec = pod["metadata"]["name"], pod["spec"]
-    keys = ("containers", "initContainers", "ephemeralContainers")
-    if wanted:
-        if wanted not in [container["name"] for key in keys for container in spec.get(key) or ()]:
-            raise bad_request(f"container {wanted} is not valid for pod {name}")
-        return wanted
-    names = [str(container["name"]) for container in spec["containers"]]
-    if len(names) > 1:
-        choices = " ".join(names)
-        raise bad_request(f"a container name must be specified for pod {name}, choose one of: [{choices}]")
-    return names[0]
+    keys = ("initContainers", "containers", "ephemeralContainers")
+    names = [str(container["name"]) for key in keys for container in spec.get(key) or ()]
+    if wanted and wanted not in names:
+        raise bad_request(f"container {wanted} is not valid for pod {name}")
+    if not wanted and len(spec["containers"]) > 1:
+        raise bad_request(f"a container name must be specified for pod {name}, choose one of: [{' '.join(names)}]")
+    return wanted or str(spec["containers"][0]["name"])
 
 
 async def connect(backend: Backend, call: Call, pods: Resource) -> Response:

@@ -33,6 +33,8 @@ _VERSION = "X-Stream-Protocol-Version"
 _ACCEPTED = "X-Accepted-Stream-Protocol-Versions"
 _CLOSE_SECONDS = 5.0
 _CHUNK = 64 * 1024
+_LARGEST = 32 * 2**20
+"""A message may be a whole SPDY frame, of 16 MiB."""
 
 
 class UpgradeRefused(Exception):
@@ -122,7 +124,7 @@ async def tunnelled_connection(
 
 async def _websocket(request: web.BaseRequest, protocol: str) -> web.WebSocketResponse:
     websocket = web.WebSocketResponse(
-        protocols=(protocol,), timeout=_CLOSE_SECONDS, compress=False, max_msg_size=0, writer_limit=_CHUNK
+        protocols=(protocol,), timeout=_CLOSE_SECONDS, compress=False, max_msg_size=_LARGEST, writer_limit=_CHUNK
     )
     await websocket.prepare(request)
     return websocket

@@ -241,7 +241,19 @@ async def test_whom_it_cannot_be_run_beside_is_said(it: World) -> None:
     target = Target.of(it.dev)
     await it.pod("over", "exit 0", restartPolicy="Never")
     await it.until(Pod, "over", terminated)
+    several = [{"name": name, "image": "x", "command": ["sleep", "600"]} for name in ("a", "b")]
+    await it.client.create(
+        Pod.model_validate(
+            {
+                "metadata": {"name": "two", "namespace": "default"},
+                "spec": {"containers": several, "initContainers": [{**several[0], "name": "i"}]},
+            }
+        )
+    )
+    await it.pod("nowhere", "true", nodeSelector={"no": "such"})
     for path, status, text in (
+        (exec_path("true", pod="two"), 400, "must be specified for pod two, choose one of: [i a b]"),
+        (exec_path("true", pod="nowhere"), 400, "pod nowhere does not have a host assigned"),
         (exec_path("true", pod="nobody"), 404, 'pods "nobody" not found'),
         (exec_path("true") + "&container=other", 400, "container other is not valid for pod p"),
         (exec_path("true", pod="over"), 500, 'container not found ("main")'),

@@ -7,12 +7,12 @@ import os
 import struct
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from devworld import World, world
+from devworld import World, running, world
 from streams import SpdyClient, Target, channels, pod_path, spdy_client, tunnel, upgrade
 
 from kaito_api.meta import is_true
@@ -143,6 +143,24 @@ async def test_a_client_that_goes_takes_its_connections_along(it: World, protoco
     async with asyncio.timeout(15):
         while connections(pod):
             await asyncio.sleep(0.02)
+
+
+@BOTH
+async def test_a_cluster_that_ends_does_not_wait_for_its_clients(
+    protocol: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as connected:
+        async with world(tcp=True) as it:
+            await it.pod("p", "sleep 600")
+            await it.until(Pod, "p", running)
+            client = await connected.enter_async_context(forwarding(it, protocol))
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 10
+        with suppress(ConnectionError):  # it may be gone before the last ping is answered
+            async with asyncio.timeout(10):
+                while await client.take():
+                    pass
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def connections(pod: Pod) -> int:
