@@ -81,6 +81,8 @@ async def test_a_name_that_is_no_dns_subdomain_is_refused(api: Api, name: str) -
 
 @pytest.mark.parametrize("name", ["1digit", "dot.ted", "x" * 64])
 async def test_a_service_needs_a_dns_label(api: Api, name: str) -> None:
+    if name == "1digit" and api.version >= (1, 36):
+        pytest.skip("names of services may begin with a digit since Kubernetes 1.36")
     with fails(422, "Invalid") as caught:
         await api.post(api.at("services"), {"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}})
     assert caught.value.fields == ["metadata.name"]
@@ -210,7 +212,7 @@ async def test_yaml_is_understood(api: Api) -> None:
 async def test_an_answer_in_no_known_form_is_not_acceptable(api: Api) -> None:
     with fails(406, "NotAcceptable") as caught:
         await api.get(api.at("configmaps"), accept="text/csv")
-    assert caught.value.message == "406: Not Acceptable"
+    assert caught.value.message.startswith("406: Not Acceptable")  # newer servers go on, with what there is
     kind = await api.define(widget_crd())
     with fails(406, "NotAcceptable") as caught:
         await api.get(api.at(kind), accept="text/csv")

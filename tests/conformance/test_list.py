@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.objects import config_map, pod, widget, widget_crd
-from tests.conformance.wire import Api, Obj, fails
+from tests.conformance.wire import Api, Obj, Status, assert_no_number, fails
 
 LABELS: dict[str, dict[str, str]] = {
     "a": {"app": "x", "tier": "web"},
@@ -229,7 +229,13 @@ async def test_a_token_and_a_version_exclude_each_other(api: Api) -> None:
     assert "specifying resource version is not allowed when using continue" in caught.value.message
 
 
+def skip_where_memory_is_long(api: Api) -> None:
+    if api.version >= (1, 34):
+        pytest.skip("from Kubernetes 1.34 on lists of the past come from memory, which nothing here makes forget")
+
+
 async def test_a_token_expires_with_the_history_and_offers_another(api: Api) -> None:
+    skip_where_memory_is_long(api)
     kind = await api.define(widget_crd())
     for name in "abc":
         await api.post(api.at(kind), widget(name))
@@ -267,11 +273,12 @@ async def test_a_list_at_exactly_one_version_shows_the_past(api: Api) -> None:
 
 
 async def test_an_exact_version_that_is_compacted_is_gone(api: Api) -> None:
+    skip_where_memory_is_long(api)
     first = await api.post(api.at("configmaps"), config_map("a"))
     await api.post(api.at("configmaps"), config_map("b"))
     api.target.compact()
+    version = first["metadata"]["resourceVersion"]
     with fails(410, "Expired") as caught:
-        version = first["metadata"]["resourceVersion"]
         await api.get(api.at("configmaps"), resourceVersion=version, resourceVersionMatch="Exact", limit=10)
     assert "too old" in caught.value.message
 
@@ -306,9 +313,9 @@ async def test_a_match_and_a_token_exclude_each_other(api: Api) -> None:
 
 
 async def test_a_version_that_is_no_number_is_refused(api: Api) -> None:
-    why = 'resourceVersion: Invalid value: "abc": strconv.ParseUint: parsing "abc": invalid syntax'
-    with fails(500, message=why):
+    with pytest.raises(Status) as caught:
         await api.get(api.at("configmaps"), resourceVersion="abc")
+    assert_no_number(caught.value)
 
 
 async def test_a_version_of_the_future_times_out(api: Api) -> None:

@@ -273,7 +273,7 @@ async def test_a_custom_resource_has_no_strategic_merge(api: Api) -> None:
 @pytest.mark.parametrize("media", ["application/json", "text/plain", ""])
 async def test_a_patch_of_an_unknown_kind_is_refused(api: Api, media: str) -> None:
     await api.post(api.at("configmaps"), config_map())
-    with fails(415, "UnsupportedMediaType", "415: Unsupported Media Type"):
+    with fails(415, "UnsupportedMediaType"):
         await api("PATCH", api.at("configmaps", "a"), {"data": {"k": "2"}}, media=media)
     kind = await api.define(widget_crd())
     await api.post(api.at(kind), widget())

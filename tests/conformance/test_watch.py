@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.objects import config_map, pod, widget, widget_crd
-from tests.conformance.wire import Api, Obj, Status, fails
+from tests.conformance.wire import Api, Obj, Status, assert_no_number, fails
 
 
 async def kind_of(api: Api) -> str:
@@ -132,10 +132,10 @@ async def test_a_watch_ends_after_its_error(api: Api) -> None:
 
 
 async def test_a_version_that_is_no_number_is_refused(api: Api) -> None:
-    why = 'resourceVersion: Invalid value: "abc": strconv.ParseUint: parsing "abc": invalid syntax'
-    with fails(500, message=why):
+    with pytest.raises(Status) as caught:
         async with api.watch(api.at("configmaps"), resourceVersion="abc"):
             pass
+    assert_no_number(caught.value)
 
 
 # Selectors.
@@ -273,6 +273,8 @@ async def test_a_watch_of_tables_has_its_columns_once(api: Api) -> None:
 
 @pytest.mark.minimum("1.32")
 async def test_a_streaming_list_ends_with_a_marked_bookmark(api: Api) -> None:
+    if api.version == (1, 33):
+        pytest.skip("streaming lists are switched off by default in Kubernetes 1.33")
     kind = await kind_of(api)
     await api.post(api.at(kind), widget())
     options = {"sendInitialEvents": True, "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": True}

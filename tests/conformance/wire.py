@@ -13,7 +13,7 @@ import pytest
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 from tests.verbs import Verbs
 
-__all__ = ["Api", "Obj", "Status", "Target", "Watch", "fails"]
+__all__ = ["Api", "Obj", "Status", "Target", "Watch", "assert_no_number", "fails"]
 
 Obj = dict[str, Any]
 _PATIENCE = 20.0
@@ -223,3 +223,10 @@ def fails(code: int, reason: str | None = None, message: str | None = None) -> I
         assert caught.value.reason == reason, caught.value
     if message is not None:
         assert caught.value.message == message
+
+
+def assert_no_number(found: Status) -> None:
+    """That *found* refuses ``resourceVersion=abc``. It is a 500, and will be a 400 when its authors have mended it."""
+    why = 'resourceVersion: Invalid value: "abc": strconv.ParseUint: parsing "abc": invalid syntax'
+    assert found.code in {400, 500}
+    assert why in found.message
