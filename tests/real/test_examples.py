@@ -16,12 +16,14 @@ import pytest
 from kaito_api.core import ConfigMap, Namespace, Node
 from kaito_api.meta import ObjectMeta
 from kaito_ctrl.runtime import Client, ObjectKey
+from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.errors import ApiError, NotFound
-from kaito_ctrl.testing.controlplane import ControlPlane
-from kaito_ctrl.testing.envtest import envtest
+from kaito_ctrl.testing.controlplane import ControlPlane, run_control_plane
+from kaito_ctrl.testing.envtest import Environment, envtest
 from tests.real.joined import nodes_on
 
 LIBRARY = Path(__file__).parents[2] / "examples" / "library"
+FLEET = "/apis/example.org/v1/namespaces/default/federatedconfigs"
 WEBSITES = "/apis/example.org/v1/namespaces/default/websites"
 
 
@@ -70,6 +72,50 @@ async def test_the_mirror_copies_follows_and_takes_away(plane: ControlPlane) -> 
             await until(lambda: copied("red"))
             await client.delete(ConfigMap, ObjectKey("default", "a"))
             await until(lambda: copied(None))
+
+
+@pytest.mark.timeout(120)
+async def test_the_fleet_serves_who_is_there_and_makes_up_for_who_was_not(plane: ControlPlane, binaries: Path) -> None:
+    with run_control_plane(binaries, controllers=()) as far:
+        async with envtest(plane) as hub, envtest(far) as east, envtest() as west:
+            members = [f"--member=east={far.kubeconfig}", f"--member=west={await west.kubeconfig()}"]
+
+            async def write(method: str, path: str, color: str) -> bool:
+                body = {
+                    "apiVersion": "example.org/v1",
+                    "kind": "FederatedConfig",
+                    "metadata": {"name": "theme"},
+                    "spec": {"data": {"color": color}},
+                }
+                media = "application/json" if method == "POST" else "application/merge-patch+json"
+                try:
+                    await hub.client.request(method, path, body=body, headers={"content-type": media})
+                except ApiError:
+                    return False  # the operator has not brought the kind yet
+                return True
+
+            async def copied(env: Environment, color: str | None) -> bool:
+                return await data_of(env.client, "default", "theme") == (None if color is None else {"color": color})
+
+            async def synced(text: str) -> bool:
+                found = decode_json(await hub.client.request("GET", f"{FLEET}/theme"))
+                return bool(found.get("status", {}).get("synced") == text)
+
+            async with operator("fleet.py", plane.kubeconfig, f"--hub={plane.kubeconfig}", *members):
+                await until(lambda: write("POST", FLEET, "blue"))
+                await until(lambda: copied(east, "blue"))
+                await until(lambda: copied(west, "blue"))
+                await until(lambda: synced("2/2"))
+                far.kill()
+                await write("PATCH", f"{FLEET}/theme", "red")
+                await until(lambda: copied(west, "red"))
+                await until(lambda: synced("1/2"))
+                await asyncio.to_thread(far.restart)
+                await until(lambda: copied(east, "red"))
+                await until(lambda: synced("2/2"))
+                await hub.client.request("DELETE", f"{FLEET}/theme")
+                await until(lambda: copied(east, None))
+                await until(lambda: copied(west, None))
 
 
 @pytest.mark.timeout(120)
