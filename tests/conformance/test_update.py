@@ -56,10 +56,9 @@ async def test_a_custom_resource_may_not(api: Api) -> None:
     await api.post(api.at(kind), widget())
     with fails(422, "Invalid") as caught:
         await api.put(api.at(kind, "w"), widget(size=4))
-    assert caught.value.message == (
-        'widgets.conformance.kaito.sh "w" is invalid: metadata.resourceVersion: Invalid value: 0x0: '
-        "must be specified for an update"
-    )
+    words = 'widgets.conformance.kaito.sh "w" is invalid: metadata.resourceVersion: Invalid value: 0'
+    assert caught.value.message.startswith(words)  # an unsigned zero, which Go shows as 0x0 or as 0
+    assert caught.value.message.endswith(": must be specified for an update")
 
 
 async def test_an_update_of_what_is_not_there_is_not_found(api: Api) -> None:
@@ -87,11 +86,11 @@ async def test_the_name_in_the_body_must_be_that_of_the_path(api: Api) -> None:
 async def test_another_uid_is_a_conflict(api: Api) -> None:
     made = await api.post(api.at("configmaps"), config_map())
     uid = made["metadata"]["uid"]
-    key = f"/registry/configmaps/{api.namespace}/a"
-    why = f"Precondition failed: UID in precondition: other, UID in object meta: {uid}"
-    error = f"StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}"
-    with fails(409, "Conflict", f'Operation cannot be fulfilled on configmaps "a": {error}'):
+    with fails(409, "Conflict") as caught:
         await api.put(api.at("configmaps", "a"), config_map(uid="other"))
+    assert caught.value.message.startswith('Operation cannot be fulfilled on configmaps "a": ')
+    why = f"Precondition failed: UID in precondition: other, UID in object meta: {uid}"
+    assert caught.value.message.endswith(why)
 
 
 async def test_what_the_server_decided_stays(api: Api) -> None:
@@ -296,10 +295,12 @@ async def test_a_dry_run_is_of_all_or_nothing(api: Api) -> None:
     with fails(422, "Invalid") as caught:
         await api.post(api.at("configmaps"), config_map(), dryRun="Some")
     assert caught.value.fields == ["dryRun"]
-    words = ' "" is invalid: dryRun: Unsupported value: []string{"Some"}: supported values: "All"'
-    assert caught.value.message == f"CreateOptions.meta.k8s.io{words}"
-    with fails(422, "Invalid", f"DeleteOptions.meta.k8s.io{words}"):
+    words = ' "" is invalid: dryRun: Unsupported value: '
+    assert caught.value.message.startswith(f"CreateOptions.meta.k8s.io{words}")
+    assert caught.value.message.endswith(': supported values: "All"')
+    with fails(422, "Invalid") as caught:
         await api.delete(api.at("configmaps", "a"), dryRun="Some")
+    assert caught.value.message.startswith(f"DeleteOptions.meta.k8s.io{words}")
 
 
 # Field validation.
