@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -101,6 +102,8 @@ def _measure(tasks: Sequence[Task], runner: Runner, console: Console) -> list[Re
 
 
 def main(arguments: Sequence[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # progress is wanted in a log as well
     console = Console() if sys.stdout.isatty() else Console(width=160)
     known = (OURS, *peers.read_pins(), FLOOR)
     options = _arguments(arguments, known)

@@ -52,7 +52,7 @@ def environment(name: str, pins: tuple[str, ...], variables: Mapping[str, str] =
         if done.returncode:
             said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
             errors = [line for line in said if line.startswith("ERROR")] or said[-1:] or [f"exit {done.returncode}"]
-            raise Unavailable(f"{name} cannot be installed ({' '.join(pins)}): {errors[0]}")
+            raise Unavailable(f"{name} cannot be installed ({' '.join(pins)}): {errors[-1][:200]}")
     (folder / ".installed").touch()
     return python
 

@@ -214,6 +214,15 @@ def test_every_budget_names_something_that_is_measured() -> None:
         assert budget.metric in [metric.name for metric in task.metrics], budget.text
 
 
+def test_a_peer_without_a_pinned_version_is_refused(tmp_path: Path) -> None:
+    pins = tmp_path / "peers.txt"
+    pins.write_text("# a comment\n\npeer: one==1.2 two==3\n")
+    assert read_pins(pins) == {"peer": ("one==1.2", "two==3")}
+    pins.write_text("peer: one==1.2 two\n")
+    with pytest.raises(ValueError, match=r"peers\.txt: peer must name versions"):
+        read_pins(pins)
+
+
 def test_every_row_has_somebody_who_can_run_it() -> None:
     known = {OURS, FLOOR, *read_pins()}
     for task in (*TASKS, *filter(None, map(quick, TASKS))):

@@ -63,6 +63,7 @@ def _scope(variant: str) -> Scope | None:
 async def _run(bench: Bench) -> None:
     spec = bench.spec
     async with Cluster.connect(kubeconfig=spec.kubeconfig, streaming=spec.variant == "watchlist") as cluster:
+        await bench.connected()
         if spec.variant in ("cache", "compact"):
             await _cache_only(bench, cluster)
         else:

@@ -19,7 +19,8 @@ async def _run(bench: Bench) -> None:
     settings.posting.enabled = False
 
     @kopf.on.login(registry=registry)  # type: ignore[untyped-decorator, unused-ignore]
-    def login(**options: Any) -> Any:
+    async def login(**options: Any) -> Any:
+        await bench.connected()
         return kopf.login_with_kubeconfig(**options)
 
     async def handle(meta: Any, **_: Any) -> None:

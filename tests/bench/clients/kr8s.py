@@ -13,6 +13,7 @@ from tests.bench.clients.harness import Bench, main
 
 async def _run(bench: Bench) -> None:
     api = await kr8s.asyncio.api(kubeconfig=bench.spec.kubeconfig)
+    await bench.connected()
     async with asyncio.TaskGroup() as group:
         for each in bench.spec.resources:
             group.create_task(_one(bench, api, *each))

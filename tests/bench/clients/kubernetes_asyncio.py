@@ -19,6 +19,7 @@ async def _run(bench: Bench) -> None:
     configuration = client.Configuration()
     await config.load_kube_config(bench.spec.kubeconfig, client_configuration=configuration, persist_config=False)
     async with client.ApiClient(configuration) as api, asyncio.TaskGroup() as group:
+        await bench.connected()
         for each in bench.spec.resources:
             group.create_task(_one(bench, api, *each))
 

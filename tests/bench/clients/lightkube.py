@@ -15,6 +15,7 @@ from tests.bench.clients.harness import Bench, main
 
 async def _run(bench: Bench) -> None:
     client = lightkube.AsyncClient(config=lightkube.KubeConfig.from_file(bench.spec.kubeconfig))
+    await bench.connected()
     async with asyncio.TaskGroup() as group:
         for each in bench.spec.resources:
             group.create_task(_one(bench, client, *each))
