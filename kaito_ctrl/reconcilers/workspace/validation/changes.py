@@ -25,7 +25,9 @@ def changes(old: Workspace, new: Workspace) -> Iterator[Problem]:
     if old.inference is not None and new.inference is not None:
         frozen.append(("inference.preset", old.inference.preset, new.inference.preset))
         if (old.inference.template is None) != (new.inference.template is None):
-            yield Problem("inference.template", "cannot be set or unset once the workspace exists")
+            yield Problem(
+                "inference.template", "cannot be set or unset once the workspace exists", "create a new workspace"
+            )
     if old.tuning is not None and new.tuning is not None:
         before, after = old.tuning, new.tuning
         frozen += [

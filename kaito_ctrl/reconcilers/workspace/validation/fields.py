@@ -65,10 +65,10 @@ def adapters(wanted: Iterable[AdapterSpec]) -> Iterator[Problem]:
         field = f"inference.adapters[{index}]"
         origin = adapter.source
         if origin is None:
-            yield Problem(f"{field}.source", "must be specified")
+            yield Problem(f"{field}.source", "must be specified", "set source.name and source.image")
             continue
         if not origin.name:
-            yield Problem(f"{field}.source.name", "must be specified: the adapter is known by it")
+            yield Problem(f"{field}.source.name", "must be specified: the adapter is known by it", "give it a name")
         else:
             if not _ADAPTER.fullmatch(origin.name):
                 yield Problem(
@@ -77,14 +77,18 @@ def adapters(wanted: Iterable[AdapterSpec]) -> Iterator[Problem]:
                     "use at most 63 of a-z, 0-9 and -",
                 )
             if origin.name in names:
-                yield Problem(f"{field}.source.name", f"duplicate adapter source name {origin.name}")
+                yield Problem(f"{field}.source.name", f"duplicate adapter source name {origin.name}", "rename one")
             names.add(origin.name)
         if not origin.image:
-            yield Problem(f"{field}.source.image", "must be specified: the image that holds the adapter")
+            yield Problem(
+                f"{field}.source.image",
+                "must be specified: the image that holds the adapter",
+                "write REGISTRY/REPOSITORY:TAG",
+            )
         yield from source(origin, f"{field}.source")
         yield from _strength(adapter, field)
     if count > MAX_ADAPTERS:
-        yield Problem("inference.adapters", f"{count} adapters exceed the maximum of {MAX_ADAPTERS}")
+        yield Problem("inference.adapters", f"{count} adapters exceed the maximum of {MAX_ADAPTERS}", "remove some")
 
 
 def _strength(adapter: AdapterSpec, field: str) -> Iterator[Problem]:
@@ -100,7 +104,7 @@ def source(origin: DataSource, field: str) -> Iterator[Problem]:
         yield Problem(f"{field}.volumeSource", "volumes are not supported yet", "use image or urls")
     given = [bool(origin.urls), origin.volume_source is not None, bool(origin.image)]
     if sum(given) != 1 and not field.startswith("inference.adapters"):
-        yield Problem(field, "exactly one of urls, volumeSource or image must be specified")
+        yield Problem(field, "exactly one of urls, volumeSource or image must be specified", "set urls or image")
     if field.startswith("inference.adapters") and origin.urls:
         yield Problem(f"{field}.urls", "an adapter comes from an image", "use image")
     if origin.image:
@@ -150,4 +154,4 @@ def template(wanted: Mapping[str, Any], field: str) -> Iterator[Problem]:
     for index, container in enumerate(containers):
         for key in ("name", "image"):
             if not isinstance(container, Mapping) or not isinstance(container.get(key), str) or not container[key]:
-                yield Problem(f"{field}.spec.containers[{index}].{key}", "must be specified")
+                yield Problem(f"{field}.spec.containers[{index}].{key}", "must be specified", f"give it its {key}")

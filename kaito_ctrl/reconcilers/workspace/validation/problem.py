@@ -14,10 +14,10 @@ class Problem:
 
     field: str
     message: str
-    fix: str = ""
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}" + (f" ({self.fix})" if self.fix else "")
+        return f"{self.field}: {self.message} ({self.fix})"
 
 
 def describe(problems: Iterable[Problem]) -> str:

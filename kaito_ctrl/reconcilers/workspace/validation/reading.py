@@ -21,13 +21,13 @@ def read(raw: Mapping[str, Any]) -> tuple[Workspace | None, tuple[Problem, ...]]
     try:
         rest = copy.deepcopy({key: value for key, value in raw.items() if key != "status"})
     except RecursionError:
-        return None, (Problem("", "is nested too deeply"),)
+        return None, (Problem("", "is nested too deeply", "a Workspace has at most a few levels"),)
     for _ in range(50):
         try:
             return Workspace.model_validate(rest), tuple(problems)
         except ValidationError as error:
             for detail in error.errors(include_url=False, include_input=False):
-                problems.append(Problem(_path(detail["loc"]), _says(detail)))
+                problems.append(Problem(_path(detail["loc"]), _says(detail), _fix(detail)))
                 if not _repair(rest, detail["loc"], missing=detail["type"] == "missing"):
                     return None, tuple(problems)
     return None, tuple(problems)
@@ -35,6 +35,31 @@ def read(raw: Mapping[str, Any]) -> tuple[Workspace | None, tuple[Problem, ...]]
 
 def _says(detail: Mapping[str, Any]) -> str:
     return "is required" if detail["type"] == "missing" else str(detail["msg"])
+
+
+def _fix(detail: Mapping[str, Any]) -> str:
+    kind = str(detail["type"])
+    if kind == "missing":
+        return f"add {_path(detail['loc'][-1:])}"
+    if kind == "extra_forbidden":
+        return "remove it"
+    return _FORMS.get(kind, "see kubectl explain workspace")
+
+
+_FORMS = {
+    "string_type": 'write text, in quotes if it looks like a number: "1.0"',
+    "int_type": "write a whole number",
+    "int_parsing": "write a whole number",
+    "int_from_float": "write a whole number",
+    "greater_than_equal": "write a larger number",
+    "less_than_equal": "write a smaller number",
+    "string_too_short": "write something, or leave it out",
+    "list_type": "write a list",
+    "tuple_type": "write a list",
+    "model_type": "write an object with its fields",
+    "mapping_type": "write an object",
+    "dict_type": "write an object",
+}
 
 
 def _path(loc: Iterable[int | str]) -> str:

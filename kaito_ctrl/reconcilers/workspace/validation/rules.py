@@ -71,12 +71,15 @@ class Rules:
                 'write "True"',
             )
         if "instance_type" not in ws.resource.model_fields_set:
-            yield Problem("resource.instanceType", f"not specified: {ws.resource.instance_type} will be used")
+            yield Problem(
+                "resource.instanceType", f"not specified: {ws.resource.instance_type} will be used", "write it down"
+            )
         if self.skus.get(ws.resource.instance_type) is None:
             yield Problem(
                 "resource.instanceType",
                 f"{ws.resource.instance_type} is not in the table of {self.skus.cloud}: whether the model fits on it "
                 "was not checked",
+                "see that it has enough GPUs and memory",
             )
 
     def _problems(self, raw: Mapping[str, Any], config_maps: ConfigMaps | None) -> Iterator[Problem]:
@@ -98,14 +101,14 @@ class Rules:
                 f"use at most {MAX_NAME} lower-case letters, digits and -, beginning with a letter",
             )
         if inference is None and tuning is None:
-            yield Problem("inference", "either inference or tuning must be specified, not neither")
+            yield Problem("inference", "either inference or tuning must be specified, not neither", "add one")
         if inference is not None and tuning is not None:
             yield Problem("inference", "either inference or tuning must be specified, but not both", "remove one")
         yield from fields.selector(ws.resource.label_selector)
         yield from self._instance_type(ws)
         if inference is not None:
             if inference.preset is None and inference.template is None:
-                yield Problem("inference", "preset or template must be specified")
+                yield Problem("inference", "preset or template must be specified", "name a preset, for example")
             if inference.preset is not None and inference.template is not None:
                 yield Problem("inference", "preset and template cannot be set at the same time", "remove one")
             if inference.preset is not None:
@@ -190,7 +193,7 @@ class Rules:
         if (tuning.method or "").lower() not in ("lora", "qlora"):
             yield Problem("tuning.method", f"unsupported method {tuning.method or '(none)'}", "use lora or qlora")
         if tuning.preset is None:
-            yield Problem("tuning.preset", "a preset must be specified")
+            yield Problem("tuning.preset", "a preset must be specified", "name the model to tune")
         else:
             yield from self._preset(tuning.preset, resource, "tuning")
         yield from fields.source(tuning.input, "tuning.input")
@@ -202,7 +205,11 @@ class Rules:
         if output.image:
             yield from fields.image(output.image, "tuning.output.image")
             if not output.image_push_secret:
-                yield Problem("tuning.output.imagePushSecret", "must be specified with a destination image")
+                yield Problem(
+                    "tuning.output.imagePushSecret",
+                    "must be specified with a destination image",
+                    "name a Secret of this namespace that may push",
+                )
         if output.image_push_secret:
             yield from fields.object_name(output.image_push_secret, "tuning.output.imagePushSecret")
 

@@ -33,17 +33,21 @@ def tuning_config(name: str, data: Mapping[str, Any], method: str) -> Iterator[P
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = " ".join(str(error).split())
-        yield Problem(_FIELD, f"{CONFIG_KEY} of {where} is not valid YAML: {line}")
+        yield Problem(_FIELD, f"{CONFIG_KEY} of {where} is not valid YAML: {line}", "correct it there")
         return
     config = content.get("training_config") if isinstance(content, dict) else None
     if not isinstance(config, dict):
-        yield Problem(_FIELD, f"{CONFIG_KEY} of {where}: expected a key training_config that contains a map")
+        yield Problem(
+            _FIELD,
+            f"{CONFIG_KEY} of {where}: expected a key training_config that contains a map",
+            "see the examples for one to start from",
+        )
         return
     for section, values in config.items():
         if section not in SECTIONS:
             yield Problem(_FIELD, f"{where}: unrecognized section {section}", f"known: {', '.join(SECTIONS)}")
         elif values is not None and not isinstance(values, dict):
-            yield Problem(_FIELD, f"{where}: section {section} is not a map")
+            yield Problem(_FIELD, f"{where}: section {section} is not a map", "write its fields, or leave it out")
     yield from _quantization(where, _section(config, "QuantizationConfig"), method.lower())
     yield from _output(where, _section(config, "TrainingArguments"))
 
@@ -58,7 +62,9 @@ def _quantization(where: str, section: Mapping[str, Any], method: str) -> Iterat
     for flag in ("load_in_4bit", "load_in_8bit"):
         value = section.get(flag)
         if value is not None and not isinstance(value, bool):
-            yield Problem(_FIELD, f"{where}: QuantizationConfig.{flag} is {value!r}, not true or false")
+            yield Problem(
+                _FIELD, f"{where}: QuantizationConfig.{flag} is {value!r}, not true or false", "write true or false"
+            )
         flags[flag] = value is True
     chosen = [flag for flag, on in flags.items() if on]
     if len(chosen) == 2:

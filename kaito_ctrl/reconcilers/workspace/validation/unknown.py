@@ -40,4 +40,4 @@ def _unknown(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[Probl
         if name in properties:
             yield from _unknown(inner, properties[name], field)
         else:
-            yield Problem(field, "unknown field", did_you_mean(get_close_matches(str(name), properties)))
+            yield Problem(field, "unknown field", did_you_mean(get_close_matches(str(name), properties)) or "remove it")
