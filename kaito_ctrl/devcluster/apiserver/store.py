@@ -69,7 +69,8 @@ class Bucket:
         self._log: list[Change] = []
         self._rvs: list[int] = []
         self._floor = 0
-        self._wakers: set[asyncio.Event] = set()
+        # In order: a set of events is woken in the order of their addresses, which differs from run to run.
+        self._wakers: dict[asyncio.Event, None] = {}
 
     @property
     def floor(self) -> int:
@@ -108,11 +109,11 @@ class Bucket:
     def subscribe(self) -> asyncio.Event:
         """An event that is set at every change until ``unsubscribe``."""
         waker = asyncio.Event()
-        self._wakers.add(waker)
+        self._wakers[waker] = None
         return waker
 
     def unsubscribe(self, waker: asyncio.Event) -> None:
-        self._wakers.discard(waker)
+        self._wakers.pop(waker, None)
 
     @property
     def watchers(self) -> int:
