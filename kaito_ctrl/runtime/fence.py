@@ -28,6 +28,7 @@ class Fence:
         self._clock = clock
         self._name = name
         self._until = -math.inf
+        self._closed = False
         self._inside: set[asyncio.Timeout] = set()
 
     def remaining(self) -> float:
@@ -41,11 +42,13 @@ class Fence:
 
     def open(self, until: float) -> None:
         """Stay open until that moment of the monotonic clock, which also holds for what is inside already."""
-        self._until = until
-        self._reschedule()
+        if not self._closed:
+            self._until = until
+            self._reschedule()
 
     def close(self) -> None:
-        """Close at once, and give up what is inside."""
+        """Close at once and for good, and give up what is inside."""
+        self._closed = True
         self._until = -math.inf
         self._reschedule()
 

@@ -13,6 +13,7 @@ the same one. What it promises:
 * It is released only when asked to stop, which the manager does after everything that led has ended.
 
 What no client can prevent: a Lease that somebody deletes can be taken at once by a candidate that has never seen it.
+And a machine that is suspended stops the monotonic clock as well.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ class Elector:
         self._seen: LeaseSpec | None = None
         """The record as a candidate saw it last, and since when it has been like that."""
         self._seen_since = 0.0
+        self._stamped: datetime | None = None
         self._held_until: float | None = None
         self._may_hold = False
         self._forfeited = False
@@ -331,7 +333,9 @@ class Elector:
     # -- the object ------------------------------------------------------------------------------------------------
 
     def _record(self, acquired: datetime | None, transitions: int) -> LeaseSpec:
-        now = self._clock.now()
+        # A record that does not differ from the last one is no renewal to anybody, and a wall clock may stand still.
+        now = max(self._clock.now(), self._stamped + timedelta(microseconds=1)) if self._stamped else self._clock.now()
+        self._stamped = now
         return LeaseSpec(
             holder_identity=self.identity,
             lease_duration_seconds=self.lease.duration,

@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -73,6 +73,16 @@ class Skewed:
 
     def monotonic(self) -> float:
         return self.right.monotonic() + self.began
+
+
+class Frozen:
+    """A wall clock that stands still."""
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
 
 
 @dataclass
@@ -310,6 +320,16 @@ async def test_clocks_may_disagree(world: World) -> None:
     first.line.cut = True
     await first.until_lost()
     await second.lifetime.wait_started()
+
+
+@virtual
+async def test_a_holder_whose_wall_clock_stands_still_is_seen_to_renew(world: World) -> None:
+    leader = world.candidate("a", clock=Frozen())
+    await leader.lifetime.wait_started()
+    second = world.candidate("b")
+    await asyncio.sleep(120)
+    assert leader.leads
+    assert not second.leads
 
 
 @virtual
@@ -572,6 +592,17 @@ async def test_what_was_forfeited_is_not_released_and_lapses(world: World) -> No
     with timed() as took:
         await second.lifetime.wait_started()
     assert took[0] > 10
+
+
+@virtual
+async def test_a_renewal_on_its_way_does_not_open_a_fence_that_was_closed_for_good(world: World) -> None:
+    leader = await world.leader("a")
+    leader.line.delay = 1.0
+    await asyncio.sleep(2.5)
+    assert leader.leads
+    leader.elector.forfeit()
+    await asyncio.sleep(1)
+    assert not leader.leads
 
 
 @virtual
