@@ -123,6 +123,10 @@ class Host:
         if self.current is not None:
             setattr(self.current.transport, which, until)
 
+    @property
+    def _killed(self) -> bool:
+        return self._order[0] == "crash"
+
     def _command(self, ending: Ending, down: float) -> None:
         self._order = (ending, down)
         self._ordered.set()
@@ -162,8 +166,8 @@ class Host:
             await self._stop(run, running)
         if not running.done():
             await self._kill(run, running)
-        self._network.note(name, "ends:", run.ending)
         run.error = None if running.cancelled() else running.exception()
+        self._network.note(name, "ends:", run.ending, repr(run.error) if run.error is not None else "")
         run.left = [task.get_name() for task in process.tasks]
         self.current = None
         if self._ended is not None:
@@ -188,7 +192,7 @@ class Host:
         # A signal is handled by the process itself: one that is paused gets to it later.
         asking = run.process.start(ask())
         deadline = loop.time() + _PATIENCE
-        while not running.done() and loop.time() < deadline and self._order[0] != "crash":
+        while not running.done() and loop.time() < deadline and not self._killed:
             ordered = asyncio.create_task(self._ordered.wait())
             timeout = deadline - loop.time()
             await asyncio.wait((running, ordered), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -197,7 +201,7 @@ class Host:
             self._ordered.clear()
         if running.done():
             await asyncio.wait((asking,))
-        if self._order[0] == "crash" and not running.done():
+        if self._killed and not running.done():
             run.ending = "crash"
         else:
             run.seconds = loop.time() - max(run.asked, run.process.resumed_at)

@@ -149,7 +149,7 @@ def _tier_of(widget: Widget, _: Reader) -> tuple[ObjectKey, ...]:
 
 def _version(ctx: Context, kind: type[Resource], key: ObjectKey) -> dict[tuple[str, ObjectKey], str]:
     entry = ctx.cache.store(kind).entry(key)
-    return {(kind.plural, key): entry.header.resource_version} if entry is not None else {}
+    return {(kind.plural, key): entry.version} if entry is not None else {}
 
 
 class _Noted:
@@ -218,8 +218,8 @@ class WidgetController(_Noted, Controller[Widget]):
         for kind in (ConfigMap, Ticket):
             store = ctx.cache.store(kind)
             for entry in store.entries():
-                if any(owner.uid == uid for owner in entry.header.owner_references or ()):
-                    seen[kind.plural, entry.key] = entry.header.resource_version
+                if uid in entry.owners:
+                    seen[kind.plural, entry.key] = entry.version
         return seen
 
     async def _step(self, widget: Widget, ctx: Context) -> Result:

@@ -19,6 +19,7 @@ from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.devcluster.apiserver.store import Bucket, Change, Stored
 from kaito_ctrl.runtime import Manager, ObjectKey
 from kaito_ctrl.runtime.codec import decode_header, decode_json
+from kaito_ctrl.runtime.errors import CacheSyncTimeout, LeaseLost
 from kaito_ctrl.runtime.transport import Request
 from kaito_ctrl.testing import Host, Run
 from tests.sim.life import Life
@@ -167,14 +168,14 @@ class Oracles:
         for (plural, key), (uid, version) in tuple(page.written.items()):
             entry = cache.store(self._kinds[plural]).entry(key)
             if version is None:
-                if entry is not None and entry.header.uid == uid:
+                if entry is not None and entry.uid == uid:
                     self.life.violate(OWN, f"{page.name} still sees {plural} {key}, which it has deleted")
             elif entry is None:
                 there = self._stored(self._kinds[plural], key)
                 if there is not None and there.uid == uid:
                     self.life.violate(OWN, f"{page.name} does not see {plural} {key}, which it wrote at {version}")
-            elif entry.header.uid == uid and int(entry.header.resource_version) < version:
-                seen = entry.header.resource_version
+            elif entry.uid == uid and int(entry.version) < version:
+                seen = entry.version
                 self.life.violate(OWN, f"{page.name} sees {plural} {key} at {seen}, and wrote it at {version}")
             del page.written[plural, key]
 
@@ -183,8 +184,8 @@ class Oracles:
         self.page(run.name).manager = None
         if run.ending == "stop" and run.seconds > bound + 0.001:
             self.life.violate(DRAIN, f"{run.name} took {run.seconds:.3f} s, and {bound} s were allowed")
-        if run.ending == "itself" and run.error is None:
-            self.life.violate(SILENCE, f"{run.name} has ended without anybody asking, and without an error")
+        if run.ending == "itself" and not isinstance(run.error, LeaseLost | CacheSyncTimeout):
+            self.life.violate(SILENCE, f"{run.name} has ended by itself: {run.error!r}")
         if run.left:
             self.life.violate(LEAK, f"tasks of {run.name}: {run.left}")
         if run.transport.streams:
@@ -268,7 +269,7 @@ class Oracles:
         for manager, name in self._managers():
             for kind in manager.cluster.cache.kinds:
                 store = manager.cluster.cache.store(kind)
-                cached = {entry.key: int(entry.header.resource_version) for entry in store.entries()}
+                cached = {entry.key: int(entry.version) for entry in store.entries()}
                 served = {ObjectKey(*stored.key): stored.rv for stored in self._all(kind)}
                 if cached != served:
                     odd = dict(sorted(set(cached.items()) ^ set(served.items())))

@@ -92,7 +92,7 @@ async def live(
         collector = world.create_task(GarbageCollector(server).run())
         running = [world.create_task(machine.run(ended)) for machine in machines]
         striking = world.create_task(strike_in_time(timed, machines))
-        await _use(user, rng, span)
+        await _use(server, user, rng, span)
         await striking
         await asyncio.sleep(max(span - clock.monotonic(), 0.0))
         network.note("calm")
@@ -142,7 +142,8 @@ def _host(
 
     def program(host: Host, transport: FaultyTransport) -> Manager:
         rng = random.Random(f"{network.seed}|{transport.name}")
-        cluster = Cluster(transport, clock=host.clock, rng=rng, metrics=metrics)
+        streaming = rng.random() < 0.5
+        cluster = Cluster(transport, clock=host.clock, rng=rng, metrics=metrics, streaming=streaming)
         lease = Lease("operator", "default", identity=transport.name) if elects else None
         made = make(cluster, lease)
         page = oracles.page(transport.name)
@@ -161,7 +162,7 @@ def _host(
 # -- users -------------------------------------------------------------------------------------------------------------
 
 
-async def _use(user: Client, rng: random.Random, span: float) -> None:
+async def _use(server: ApiServer, user: Client, rng: random.Random, span: float) -> None:
     """Make something of everything, and then do this and that until *span*."""
     await user.create(Tier.model_validate({"metadata": {"name": "t0"}, "spec": {"price": 1}}))
     await _widget(user, rng, "w0")
@@ -170,6 +171,8 @@ async def _use(user: Client, rng: random.Random, span: float) -> None:
         await asyncio.sleep(rng.expovariate(1 / 5.0))
         if asyncio.get_running_loop().time() >= span:
             return
+        if rng.random() < 0.05:
+            server.compact()
         with contextlib.suppress(ApiError):
             await rng.choice(actions)(user, rng)
 

@@ -19,7 +19,7 @@ from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
 from kaito_ctrl.devcluster.apiserver.store import Stored
-from kaito_ctrl.runtime import Client, Cluster, Manager, Metrics, ObjectKey
+from kaito_ctrl.runtime import Client, Cluster, Manager, ObjectKey
 from kaito_ctrl.runtime.errors import NotFound
 from kaito_ctrl.runtime.meta import collection_path
 from kaito_ctrl.testing import (
@@ -99,10 +99,9 @@ async def live(
     cloud = _cloud(rng, user, count, life)
 
     def program(host: Host, transport: FaultyTransport) -> Manager:
-        cluster = Cluster(transport, clock=host.clock, rng=random.Random(f"{seed}|{transport.name}"), metrics=metrics)
+        cluster = Cluster(transport, clock=host.clock, rng=random.Random(f"{seed}|{transport.name}"))
         return build_manager(cluster, cloud, DaemonOptions(metrics_port=None, health_port=None, drain=1.0))
 
-    metrics = Metrics()
     host = Host("kaito", network, lambda user: server.transport(user=user), program)
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as world:
