@@ -260,13 +260,14 @@ class Worker(Generic[R]):
 
     async def run(self, lifetime: Lifetime) -> None:
         """Until asked to stop (then drained) or cancelled (then at once)."""
-        endings = [
-            cache.store(source.kind).listen(self._listener(source, cache))
-            for source, cache in self._watched
-            if source.route is not None
-        ]
-        lifetime.started()
+        endings: list[Callable[[], None]] = []
         try:
+            for source, cache in self._watched:
+                if source.route is not None:
+                    store, listener = cache.store(source.kind), self._listener(source, cache)
+                    endings.append(store.listen(listener, replay=False))
+                    await store.replay(listener)
+            lifetime.started()
             async with asyncio.TaskGroup() as group:
                 dispatcher = group.create_task(self._dispatch(group), name=f"{self.controller.name}/dispatch")
                 await lifetime.wait_stopping()

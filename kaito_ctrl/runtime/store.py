@@ -6,6 +6,7 @@ Readers get immutable objects, so nothing is ever copied. What feeds a store, an
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -89,10 +90,14 @@ class Store(Generic[R]):
             self._unindex(entry)
             self._index(entry)
 
-    def listen(self, listener: Listener[R]) -> Callable[[], None]:
-        """Hear of every change from now on, after a replay of the present content; returns what ends it."""
-        for entry in tuple(self._entries.values()):
-            listener(Change(entry.key, None, entry, True))
+    def listen(self, listener: Listener[R], *, replay: bool = True) -> Callable[[], None]:
+        """Hear of every change from now on, after a replay of the present content in one go; returns what ends it.
+
+        For a large content see :meth:`replay`, which holds up nobody.
+        """
+        if replay:
+            for entry in tuple(self._entries.values()):
+                listener(Change(entry.key, None, entry, True))
         self._listeners = (*self._listeners, listener)
 
         def end() -> None:
@@ -101,6 +106,22 @@ class Store(Generic[R]):
             self._listeners = tuple(rest)
 
         return end
+
+    async def replay(self, listener: Listener[R], *, max_slice: float = 0.005) -> None:
+        """Tell *listener* of the present content, as first sights, in slices of *max_slice* seconds.
+
+        Meant for one that listens already: what changes between two slices it may hear of before its first sight.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        for key in tuple(self._entries):
+            entry = self._entries.get(key)
+            if entry is None:
+                continue
+            listener(Change(key, None, entry, True))
+            if clock() - began > max_slice:
+                await asyncio.sleep(0)
+                began = clock()
 
     # -- being fed -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -249,3 +250,23 @@ def test_a_node_with_swap_decodes() -> None:
     info = {"kubeletVersion": "v1.34.0", "swap": {"capacity": 4294967296}}
     node = Node.model_validate({"metadata": {"name": "n"}, "status": {"nodeInfo": info}})
     assert node.status.node_info["swap"] == {"capacity": 4294967296}
+
+
+async def test_a_replay_holds_up_nobody_and_leaves_out_nothing(store: Store[ConfigMap]) -> None:
+    for index in range(50):
+        store.feed().upsert(record(f"a{index:02}", index + 5), initial=False)
+    told: list[Change[ConfigMap]] = []
+
+    def slow(change: Change[ConfigMap]) -> None:
+        told.append(change)
+
+    replay = asyncio.ensure_future(store.replay(slow, max_slice=0.0))
+    await asyncio.sleep(0)
+    assert 0 < len(told) < 50
+    store.listen(slow, replay=False)
+    store.feed().remove(record("a49", 99))
+    store.feed().upsert(record("b", 100), initial=False)
+    await replay
+    live = [change for change in told if not change.initial]
+    assert [(change.key.name, change.new is None) for change in live] == [("a49", True), ("b", False)]
+    assert [change.key.name for change in told if change.initial] == [f"a{index:02}" for index in range(49)]
