@@ -74,7 +74,9 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
         with stop_on_signal() as stop:
             loop = asyncio.get_running_loop()
             timings = Timings(loop.time())
-            async with LocalKaito.start(root=folder / "pods", boot=options.boot, port=options.port) as kaito:
+            async with LocalKaito.start(
+                root=folder / "pods", boot=options.boot, port=options.port, plain_node="system"
+            ) as kaito:
                 up = loop.time() - timings.began
                 kubeconfig = folder / "kubeconfig"
                 await kaito.dev.write_kubeconfig(kubeconfig)

@@ -37,6 +37,7 @@ async def run_dev(options: DevOptions, console: Console) -> None:
                 boot=options.boot,
                 port=options.port,
                 controllers=options.controllers,
+                plain_node="system",
                 rbac=options.rbac,
             ) as kaito:
                 await kaito.dev.write_kubeconfig(path)

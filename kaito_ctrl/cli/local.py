@@ -138,9 +138,11 @@ class LocalKaito:
         options: DaemonOptions | None = None,
         controllers: bool = True,
         rbac: bool = False,
+        plain_node: str = "",
     ) -> AsyncIterator[Self]:
         """Everything up and ready inside the block; nothing left of it after. *boot* is the simulated machines' boot
-        time in seconds."""
+        time in seconds, *plain_node* the name of a node that is there from the start, for pods that ask for no GPU:
+        every cloud's cluster has one."""
         clock = clock or SystemClock()
         rng = rng or system_random()
         options = options or DaemonOptions(metrics_port=None, health_port=None, webhook_port=0, drain=2.0)
@@ -149,6 +151,8 @@ class LocalKaito:
         ) as dev:
             client = Client(dev.transport(user="kaito-ctrl"))
             await install_crds(client)
+            if plain_node:
+                await dev.kubelet.register(plain_node)
             cloud = SimCloud(offered_types(), now=clock.now, joiner=NodeJoiner(dev.kubelet), boot=boot)
             kaito = cls(dev, cloud, clock, rng, options)
             async with asyncio.TaskGroup() as group:
