@@ -20,8 +20,9 @@ from kaito_ctrl.runtime.controller import Worker
 from kaito_ctrl.runtime.leader import Elector
 from kaito_ctrl.runtime.manager import Manager
 from kaito_ctrl.runtime.serving import Page
+from kaito_ctrl.runtime.stacks import stack_of
 
-__all__ = ["DEBUG_PATH", "debug_page", "snapshot", "stack_of"]
+__all__ = ["DEBUG_PATH", "debug_page", "snapshot"]
 
 DEBUG_PATH = "/debug/controllers"
 _LIMIT = 100
@@ -53,29 +54,6 @@ def snapshot(manager: Manager, *, limit: int = _LIMIT) -> dict[str, Any]:
         "controllers": [_controller(worker, limit) for worker in manager.workers],
         "caches": list(_caches(manager)),
     }
-
-
-def stack_of(task: asyncio.Task[Any]) -> list[str]:
-    """Where *task* is, outermost first: ``module:line in function``; the last line says what it waits for.
-
-    Unlike ``Task.get_stack``, which knows of a suspended task only its outermost coroutine, this goes down to the
-    innermost one.
-    """
-    lines: list[str] = []
-    awaited: Any = task.get_coro()
-    while awaited is not None:
-        frame = _attribute(awaited, "frame")
-        if frame is None:
-            lines.append(f"awaiting {type(awaited).__name__}")
-            break
-        lines.append(f"{frame.f_globals.get('__name__', '?')}:{frame.f_lineno} in {frame.f_code.co_qualname}")
-        awaited = _attribute(awaited, "await") or _attribute(awaited, "yieldfrom")
-    return lines
-
-
-def _attribute(awaited: Any, name: str) -> Any:
-    """``cr_frame`` of a coroutine, ``gi_frame`` of a generator, ``ag_frame`` of an asynchronous one."""
-    return next((found for kind in ("cr", "gi", "ag") if (found := getattr(awaited, f"{kind}_{name}", None))), None)
 
 
 def _lease(elector: Elector) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Leaving a phase joins everything inside it, so that no code anywhere has to say 
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,6 +14,7 @@ import structlog
 
 from kaito_ctrl.runtime.errors import ShutdownTimeout
 from kaito_ctrl.runtime.lifetime import Lifetime, Runnable
+from kaito_ctrl.runtime.stacks import stack_of
 
 __all__ = ["Guard", "Phase", "Phases"]
 
@@ -144,9 +144,7 @@ class Phases:
         return next(guards, None)
 
     def _leave_behind(self, task: _Task) -> None:
-        stack = io.StringIO()
-        task.print_stack(file=stack)
-        self._log.error("ignores cancellation", task=task.get_name(), stack=stack.getvalue())
+        self._log.error("ignores cancellation", task=task.get_name(), stack="\n".join(stack_of(task)))
         self._left.add(task)
 
         def ended(task: _Task) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from kaito_api.core import ConfigMap
 from kaito_api.meta import Resource
@@ -173,6 +176,41 @@ async def test_what_cannot_be_converted_is_refused_with_the_reason(api: Api, def
         await converts(api, "a")
         with pytest.raises(Status, match=r"conversion webhook for .*Kind=Box failed: .wide. is no size"):
             await api.post(boxes(api, "v1"), box("v1", "b", size="wide"))
+
+
+class ManualClock(SystemClock):
+    """Moves when told to; starts now, as certificates are checked by real time."""
+
+    ahead = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
+
+
+async def test_objects_are_converted_while_certificates_are_renewed(api: Api, definition: Obj) -> None:
+    await api.define(definition)
+    clock = ManualClock()
+    path = api.cluster(CRDS, "boxes.example.org")
+    async with serving(api, [BOXES], clock=clock, lifetime=timedelta(minutes=30)):
+        await api.post(boxes(api, "v2"), box("v2", "a", width=2, height=3, colour="blue"))
+        await converts(api, "a")
+        first = BOXES.client_config(await api.get(path))["caBundle"]
+        for _ in range(2):
+            before = BOXES.client_config(await api.get(path))["caBundle"]
+            clock.ahead += timedelta(minutes=21)
+
+            async def renewed(before: str = before) -> bool:
+                return bool(BOXES.client_config(await api.get(path))["caBundle"] != before)
+
+            await until(renewed)
+            for _ in range(10):
+                assert (await api.get(boxes(api, "v1", "a")))["spec"] == {"size": "2x3"}
+                await asyncio.sleep(0.02)
+        trusted = x509.load_pem_x509_certificates(
+            base64.b64decode(BOXES.client_config(await api.get(path))["caBundle"])
+        )
+        assert len(trusted) == 2
+        assert not set(trusted) & set(x509.load_pem_x509_certificates(base64.b64decode(first)))
 
 
 async def test_a_definition_that_comes_later_or_is_replaced_is_registered_with_again(api: Api, definition: Obj) -> None:

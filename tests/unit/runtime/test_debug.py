@@ -17,10 +17,11 @@ from kaito_api.core import ConfigMap
 from kaito_api.meta import ObjectMeta
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.runtime import Client, Cluster, Context, Controller, Lease, Manager, ObjectKey, Result
-from kaito_ctrl.runtime.debug import DEBUG_PATH, debug_page, snapshot, stack_of
+from kaito_ctrl.runtime.debug import DEBUG_PATH, debug_page, snapshot
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.queue import RetryPolicy
 from kaito_ctrl.runtime.serving import HealthServer, HttpServer
+from kaito_ctrl.runtime.stacks import stack_of
 from kaito_ctrl.testing import VirtualClock, run_virtual
 
 
