@@ -3,6 +3,7 @@ does not concern it."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from kaito_api.meta import Resource
@@ -12,6 +13,8 @@ from kaito_ctrl.runtime.errors import ClusterUnavailable, KubeError
 from kaito_ctrl.runtime.lifetime import Lifetime
 
 __all__ = ["Member", "MemberCache"]
+
+_PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,11 @@ class Member:
             waiting = ", ".join(self.cache.unsynced())
             raise ClusterUnavailable(f"cluster {self.name!r} is not available: not listed yet: {waiting}")
         try:
-            await self.cache.settle(self.kinds)
-        except KubeError as error:
-            raise ClusterUnavailable(f"cluster {self.name!r} is not available: {error}") from error
+            async with asyncio.timeout(_PATIENCE):
+                await self.cache.settle(self.kinds)
+        except (KubeError, TimeoutError) as error:
+            problem = error if isinstance(error, KubeError) else f"no answer within {_PATIENCE:g} s"
+            raise ClusterUnavailable(f"cluster {self.name!r} is not available: {problem}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class Line(Transport):
         """Nothing gets through."""
         self.mute = False
         """Requests are carried out, and their answers lost."""
+        self.dying = False
+        """Like mute, once; from then on nothing is heard any more."""
         self.delay = 0.0
         """Seconds until a request reaches the server."""
         self.closed = False
@@ -51,7 +53,8 @@ class Line(Transport):
         if self.cut:
             raise TransportError("connection refused")
         response = await self._inner.send(request)
-        if self.mute and request.method != "GET":
+        if (self.mute or self.dying) and request.method != "GET":
+            self.delay = 1e6 if self.dying else self.delay
             await response.aclose()
             raise TransportError("connection reset")
         return response

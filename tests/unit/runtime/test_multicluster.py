@@ -54,7 +54,6 @@ class Spread(Controller[ConfigMap]):
         self.calls.append(obj.name)
         result = Result.done()
         for name in filter(None, obj.metadata.annotations.get("to", "").split(",")):
-            self.problems.pop(name, None)
             try:
                 member = await ctx.cluster(name)
                 present = member.cache.get(ConfigMap, obj.name, "default")
@@ -63,6 +62,7 @@ class Spread(Controller[ConfigMap]):
                     written = member.cache.get(ConfigMap, obj.name, "default")
                     assert written is not None
                     assert written.data == obj.data
+                self.problems.pop(name, None)
             except KubeError as error:
                 self.problems[name] = f"{type(error).__name__}: {error}"
                 result = Result.soon()
@@ -219,6 +219,19 @@ async def test_a_write_whose_answer_was_lost_is_settled_on_that_cluster_before_i
     await asyncio.sleep(60)
     assert fleet.controller.problems == {}
     assert await fleet.data(fleet.east, "x") == {"a": "1"}
+
+
+@virtual
+async def test_a_member_that_falls_silent_with_a_write_in_doubt_is_given_up_soon(fleet: Fleet) -> None:
+    await fleet.start()
+    fleet.east.line.dying = True
+    await fleet.hub.client.create(original("x", "east", a="1"))
+    await asyncio.sleep(1)
+    assert await fleet.data(fleet.east, "x") == {"a": "1"}
+    await fleet.hub.client.create(original("y", "east,west", b="2"))
+    await asyncio.sleep(12)
+    assert await fleet.data(fleet.west, "y") == {"b": "2"}
+    assert "no answer within 10 s" in fleet.controller.problems["east"]
 
 
 class Asking(Controller[ConfigMap]):
