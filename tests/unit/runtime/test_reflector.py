@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kaito_api.core import ConfigMap
 from kaito_ctrl.runtime.errors import TransportError
 from kaito_ctrl.runtime.store import Store
 from kaito_ctrl.runtime.transport import Request, Response
 from kaito_ctrl.runtime.watch import Backoff, Reflector
+from kaito_ctrl.testing import run_virtual
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,20 @@ def expired() -> dict[str, Any]:
 
 
 SILENT = Answer(stalls=True)
+LINES = [
+    event("ADDED", config_map("x", 7)),
+    event("DELETED", config_map("x", 8)),
+    event("ERROR", expired()),
+    event("BOOKMARK", {"metadata": {"resourceVersion": "9"}}),
+    event("ADDED", config_map("x", 7)).replace(b"{", b"{ "),
+    b'{"type":"ADDED","object":{"metadata":{}},"more":1}\n',
+    b'{"type":"ADDED"}\n',
+]
 
 
 @asynccontextmanager
 async def reflecting(
-    *answers: Answer, idle: float = 60.0, streaming: bool = False
+    *answers: Answer, idle: float = 60.0, streaming: bool = False, max_slice: float = 0.005
 ) -> AsyncIterator[tuple[Script, Store[ConfigMap], Reflector]]:
     script, store = Script(list(answers)), Store(ConfigMap)
     reflector = Reflector(
@@ -103,6 +115,7 @@ async def reflecting(
         backoff=Backoff(base=0.001, cap=0.001, suspended_base=0.001),
         idle=idle,
         streaming=streaming,
+        max_slice=max_slice,
     )
     task = asyncio.create_task(reflector.run())
     try:
@@ -222,3 +235,93 @@ async def test_lines_that_are_no_events_are_passed_over() -> None:
     stream = Answer((b"not json\n\n[]\n" + event("ADDED", config_map("a", 6)),), stalls=True)
     async with reflecting(page(5), stream) as (_, store, _reflector):
         await until(lambda: names(store) == ["a"])
+
+
+async def test_a_long_list_in_one_piece_lets_others_have_their_turns() -> None:
+    listed = page(900, *(config_map(f"a{index:03}", index + 1) for index in range(200)))
+    async with reflecting(listed, SILENT, max_slice=0.0) as (_, store, _reflector):
+        turns = 0
+        while not store.synced:
+            await asyncio.sleep(0)
+            turns += 1
+        assert len(store) == 200
+        assert turns > 100
+
+
+async def test_long_initial_events_in_one_piece_let_others_have_their_turns() -> None:
+    events = b"".join(event("ADDED", config_map(f"a{index:03}", index + 1)) for index in range(200))
+    stream = Answer((events + initial_end(900),), stalls=True)
+    async with reflecting(stream, streaming=True, max_slice=0.0) as (_, store, _reflector):
+        turns = 0
+        while not store.synced:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 100
+
+
+async def test_items_of_a_list_that_breaks_off_are_there_and_nothing_is_swept_for_it() -> None:
+    whole = page(9, config_map("a", 1), config_map("b", 2), config_map("c", 3)).chunks[0]
+    cut = Answer((whole[: whole.index(b"uid-c")],), breaks=True)
+    async with reflecting(page(5, config_map("z", 4)), Answer(status=410), cut) as (script, store, _):
+        await until(lambda: len(script.requests) == 4)
+        assert names(store) == ["a", "b", "z"]
+
+
+async def test_a_page_that_is_no_list_is_asked_for_again() -> None:
+    nonsense = Answer((b'{"kind":"Status","status":"Success"}',))
+    async with reflecting(nonsense, page(5, config_map("a", 4)), SILENT) as (_, store, _reflector):
+        await until(lambda: store.synced)
+        assert names(store) == ["a"]
+
+
+async def test_an_ordinary_bookmark_gives_away_a_server_that_does_not_stream() -> None:
+    bookmark = event("BOOKMARK", {"metadata": {"resourceVersion": "7"}})
+    ignorant = Answer((event("ADDED", config_map("a", 6)), bookmark), stalls=True)
+    async with reflecting(ignorant, page(8, config_map("a", 6)), SILENT, streaming=True) as (script, store, _):
+        await until(lambda: store.synced)
+        assert "watch" not in script.query(1)
+        assert script.open <= 1
+
+
+def test_silence_gives_it_away_too_and_is_not_waited_for_long() -> None:
+    async def scenario() -> float:
+        ignorant = Answer((event("ADDED", config_map("a", 6)),), stalls=True)
+        async with reflecting(ignorant, page(8), SILENT, idle=130.0, streaming=True) as (_, store, _reflector):
+            synced, began = asyncio.Event(), asyncio.get_running_loop().time()
+            store.listen(lambda change: synced.set() if change.new is None else None)  # the list has nothing any more
+            await synced.wait()
+            return asyncio.get_running_loop().time() - began
+
+    assert 9 < run_virtual(scenario()) < 11
+
+
+@pytest.mark.parametrize(
+    "status",
+    [b"{}", b"null", b"[]", b'"x"', b'{"code":"410"}', b'{"details":[]}', b'{"details":{"retryAfterSeconds":"x"}}'],
+)
+async def test_an_error_of_any_shape_is_an_error_and_the_watch_goes_on(status: bytes) -> None:
+    odd = Answer((b'{"type":"ERROR","object":' + status + b"}\n",), stalls=True)
+    rest = Answer((event("ADDED", config_map("a", 6)),), stalls=True)
+    async with reflecting(page(5), odd, rest) as (_, store, _reflector):
+        await until(lambda: names(store) == ["a"])
+
+
+async def test_what_is_no_object_is_counted_wherever_it_comes() -> None:
+    odd = {"metadata": {"labels": "none"}}
+    stream = Answer((event("ADDED", odd) + b"not json\n" + event("ADDED", config_map("b", 6)),), stalls=True)
+    async with reflecting(page(5, odd, config_map("a", 4)), stream) as (_, store, _reflector):
+        await until(lambda: names(store) == ["a", "b"])
+        assert store.unreadable == 3
+
+
+@given(st.lists(st.binary(max_size=40) | st.sampled_from([*LINES, b"\n", b"{", b"}"]), max_size=12))
+def test_no_bytes_end_a_watch(chunks: list[bytes]) -> None:
+    async def scenario() -> None:
+        last = Answer((event("ADDED", config_map("last", 60)),), stalls=True)
+        answers = (page(5), Answer((*chunks, b"\n")), Answer(status=410), page(50), last)
+        async with reflecting(*answers) as (_, store, _reflector):
+            async with asyncio.timeout(600):
+                while "last" not in names(store):
+                    await asyncio.sleep(0.1)
+
+    run_virtual(scenario())
