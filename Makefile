@@ -27,8 +27,9 @@ test: $(VENV) ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 SEEDS ?= 1000
-sim: $(VENV) ## simulate SEEDS whole lives of a workspace, with faults (about ten a second)
-	$(BIN)/python -m tests.sim --count $(SEEDS)
+LIVES ?= both
+sim: $(VENV) ## simulate SEEDS whole lives with faults, on all cores: LIVES=runtime, workspace or both
+	@exec $(BIN)/python -m tests.sim --count $(SEEDS) --lives $(LIVES) $(SIM_ARGS)
 
 bench: $(VENV) ## measure the library beside its peers (half an hour; BENCH_ARGS=--quick: minutes)
 	@exec $(BIN)/python -m tests.bench $(BENCH_ARGS)
