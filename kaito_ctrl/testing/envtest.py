@@ -30,21 +30,25 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from kaito_ctrl.devcluster.apiserver import ApiServer, serve
+from kaito_ctrl.devcluster.apiserver import ApiServer, Endpoint, serve
 from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
+from kaito_ctrl.devcluster.apiserver.identity import ANONYMOUS
+from kaito_ctrl.devcluster.apiserver.identity import User as Identity
 from kaito_ctrl.devcluster.apiserver.namespaces import NamespaceController
+from kaito_ctrl.devcluster.apiserver.tokens import ISSUER
 from kaito_ctrl.runtime import Client, Cluster
 from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.connect import connect
 from kaito_ctrl.runtime.errors import AlreadyExists, NotFound
-from kaito_ctrl.runtime.transport import Transport
+from kaito_ctrl.runtime.transport import Request, Response, Transport
 from kaito_ctrl.testing.controlplane import ControlPlane, Flags, assets, run_control_plane
 from kaito_ctrl.testing.keeper import Keeper
 
@@ -57,17 +61,15 @@ _ESTABLISH_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody whom the API server knows."""
+    """Somebody whom the API server knows, by the ``credentials`` that are the ``user`` of a kubeconfig."""
 
     name: str
-    groups: tuple[str, ...] = ()
-    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """The ``user`` of a kubeconfig; empty on the embedded server."""
+    credentials: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """An identity for what runs in a cluster."""
+    """An identity for what runs in a cluster; :meth:`Environment.token_of` makes a user of it."""
 
     namespace: str
     name: str
@@ -91,8 +93,8 @@ class Environment:
         """The real one, to be killed, paused and started again; ``None`` if the server is embedded."""
         self._folder = folder
         self._stack = stack
-        self._transport = transport
         self._server = server
+        self._endpoint: Endpoint | None = None
         self._files = 0
 
     @property
@@ -112,7 +114,9 @@ class Environment:
         *clock* is for the expiry of credentials.
         """
         if self._server is not None:
-            return self._server.transport(user=user.name if user is not None else "system:admin")
+            if user is None:
+                return self._server.transport()
+            return _Bearer(self._server.transport(user=ANONYMOUS), user.credentials["token"])
         made = await connect(kubeconfig=str(await self.kubeconfig(user)), clock=clock)
         self._stack.push_async_callback(made.aclose)
         return made
@@ -124,24 +128,27 @@ class Environment:
     async def kubeconfig(self, user: User | None = None) -> Path:
         """A kubeconfig, for kubectl and for operators that run as processes; it goes with the block.
 
-        The embedded server listens from the first call on, and knows an administrator only: raises ``ValueError`` for
-        anybody else.
+        The embedded server listens from the first call on.
         """
         if self.control_plane is not None:
             if user is None:
                 return self.control_plane.kubeconfig
             content = self.control_plane.kubeconfig_of(user.credentials)
-        elif user is not None:
-            raise ValueError("the embedded API server has one token, an administrator's: use a real one for others")
         else:
-            assert self._server is not None
-            endpoint = await self._stack.enter_async_context(serve(self._server, token=secrets.token_urlsafe(24)))
-            content = endpoint.kubeconfig()
+            endpoint = await self._listening()
+            content = (endpoint if user is None else replace(endpoint, token=user.credentials["token"])).kubeconfig()
         self._files += 1
         path = self._folder / f"kubeconfig-{self._files}"
         path.touch(mode=0o600)
         path.write_text(json.dumps(content))
         return path
+
+    async def _listening(self) -> Endpoint:
+        assert self._server is not None
+        if self._endpoint is None:
+            listening = serve(self._server, token=secrets.token_urlsafe(24))
+            self._endpoint = await self._stack.enter_async_context(listening)
+        return self._endpoint
 
     async def add_user(
         self,
@@ -153,24 +160,21 @@ class Environment:
     ) -> User:
         """Somebody who may do what the RBAC *rules* say, in one *namespace* or in all, and what *groups* may.
 
-        The embedded API server allows everything to everybody: raises ``ValueError`` there for *rules*, because a test
-        of rights that cannot fail is none.
+        To nobody else anything is allowed, on either server, but what is to everybody.
         """
-        if self.control_plane is None:
-            if rules:
-                raise ValueError("the embedded API server allows everything: test rights on a real one")
-            return User(name, tuple(groups))
         if rules:
             await self._grant({"kind": "User", "name": name, "apiGroup": _RBAC}, name, rules, namespace)
-        return User(name, tuple(groups), self.control_plane.certificate_user(name, groups))
+        if self.control_plane is not None:
+            return User(name, self.control_plane.certificate_user(name, groups))
+        assert self._server is not None
+        token = secrets.token_urlsafe(24)
+        self._server.tokens.add(token, Identity.authenticated(name, *groups))
+        return User(name, {"token": token})
 
     async def add_service_account(
         self, namespace: str, name: str, *, rules: Sequence[Mapping[str, Any]] = ()
     ) -> ServiceAccount:
-        """A service account that may do what the RBAC *rules* say, in all namespaces. On a real server alone: its
-        tokens come from :meth:`~kaito_ctrl.testing.controlplane.ControlPlane.service_account_token`."""
-        if self.control_plane is None:
-            raise ValueError("the embedded API server allows everything: test rights on a real one")
+        """A service account that may do what the RBAC *rules* say, in all namespaces."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}"
         body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
         made = decode_json(await self._apply(path, body))
@@ -178,6 +182,20 @@ class Environment:
             subject = {"kind": "ServiceAccount", "namespace": namespace, "name": name}
             await self._grant(subject, f"{namespace}:{name}", rules, None)
         return ServiceAccount(namespace, name, made["metadata"]["uid"])
+
+    def token_of(self, account: ServiceAccount, *, lifetime: timedelta = timedelta(hours=1)) -> User:
+        """That account with a token such as a pod is given, which the server refuses after *lifetime* (a real one up to
+        ten seconds later: it remembers a success that long)."""
+        name = f"system:serviceaccount:{account.namespace}:{account.name}"
+        if self.control_plane is not None:
+            made = self.control_plane.service_account_token(
+                account.namespace, account.name, account.uid, lifetime=lifetime
+            )
+            return User(name, {"token": made})
+        assert self._server is not None
+        metadata = {"namespace": account.namespace, "name": account.name, "uid": account.uid}
+        made = self._server.tokens.issue({"metadata": metadata}, (ISSUER,), int(lifetime.total_seconds()), {})
+        return User(name, {"token": made})
 
     async def _grant(
         self, subject: Mapping[str, str], name: str, rules: Sequence[Mapping[str, Any]], namespace: str | None
@@ -271,7 +289,7 @@ async def envtest(
 
 async def _embedded(stack: AsyncExitStack, clock: Clock | None, rng: random.Random | None) -> Environment:
     keeper = stack.enter_context(Keeper("kaito-ctrl-envtest-"))
-    server = ApiServer(clock=clock, rng=rng)
+    server = ApiServer(clock=clock, rng=rng, rbac=True)
     await stack.enter_async_context(_housekeeping(server))
     stack.push_async_callback(server.aclose)
     return Environment(keeper.folder, stack, server.transport(), control_plane=None, server=server)
@@ -297,6 +315,20 @@ async def _real(stack: AsyncExitStack, plane: ControlPlane) -> Environment:
     transport = await connect(kubeconfig=str(plane.kubeconfig))
     stack.push_async_callback(transport.aclose)
     return Environment(keeper.folder, stack, transport, control_plane=plane, server=None)
+
+
+class _Bearer:
+    """Sends a token along."""
+
+    def __init__(self, inner: Transport, token: str) -> None:
+        self._inner = inner
+        self._headers = {"authorization": f"Bearer {token}"}
+
+    async def send(self, request: Request) -> Response:
+        return await self._inner.send(replace(request, headers={**request.headers, **self._headers}))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 def _read(crd: Mapping[str, Any] | Path) -> list[Mapping[str, Any]]:

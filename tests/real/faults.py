@@ -186,7 +186,7 @@ async def expiry(plane: ControlPlane, *, seconds: float, lifetime: float = 15.0,
         plugin.chmod(0o700)
 
         def issue() -> None:
-            token = plane.service_account_token("default", "mirror", account.uid, lifetime=timedelta(seconds=lifetime))
+            token = environment.token_of(account, lifetime=timedelta(seconds=lifetime)).credentials["token"]
             until = (datetime.now(UTC) + timedelta(seconds=lifetime)).strftime("%Y-%m-%dT%H:%M:%SZ")
             body = {"apiVersion": "client.authentication.k8s.io/v1beta1", "kind": "ExecCredential"}
             draft = answer.with_suffix(".new")

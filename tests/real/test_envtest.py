@@ -106,24 +106,30 @@ async def test_what_the_block_raises_comes_out_as_it_is() -> None:
             raise ZeroDivisionError
 
 
-async def test_the_embedded_server_does_not_pretend_to_know_rights() -> None:
-    async with envtest() as environment:
-        with pytest.raises(ValueError, match="allows everything"):
-            await environment.add_user("ann", rules=[{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])
+async def test_a_user_may_do_what_the_rules_say_and_no_more(env: Environment) -> None:
+    rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}]
+    ann = await env.add_user("ann", rules=rules, namespace="default")
+    client = Client(await env.transport(ann))
+    await client.list(ConfigMap, "default")
+    with pytest.raises(Forbidden, match='User "ann" cannot list'):
+        await client.list(ConfigMap, "kube-system")
+    with pytest.raises(Forbidden):
+        await client.create(ConfigMap(metadata=ObjectMeta(name="a", namespace="default")))
+    root = await env.add_user("root", ["system:masters"])
+    async with Cluster.connect(kubeconfig=str(await env.kubeconfig(root))) as cluster:
+        await cluster.client.list(ConfigMap, "kube-system")
 
 
-async def test_a_user_may_do_what_the_rules_say_and_no_more(plane: ControlPlane) -> None:
-    async with envtest(plane) as environment:
-        rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}]
-        ann = await environment.add_user("ann", rules=rules, namespace="default")
-        client = Client(await environment.transport(ann))
-        await client.list(ConfigMap, "default")
-        with pytest.raises(Forbidden, match='User "ann" cannot list'):
-            await client.list(ConfigMap, "kube-system")
-        with pytest.raises(Forbidden):
-            await client.create(ConfigMap(metadata=ObjectMeta(name="a", namespace="default")))
-        root = await environment.add_user("root", ["system:masters"])
-        await Client(await environment.transport(root)).list(ConfigMap, "kube-system")
+async def test_a_service_account_has_a_token_for_a_while(env: Environment) -> None:
+    rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}]
+    account = await env.add_service_account("default", "robot", rules=rules)
+    robot = env.token_of(account, lifetime=timedelta(hours=1))
+    await Client(await env.transport(robot)).list(ConfigMap, "kube-system")
+    with pytest.raises(Forbidden, match='User "system:serviceaccount:default:robot" cannot list'):
+        await Client(await env.transport(robot)).list(Workspace, "default")
+    late = env.token_of(account, lifetime=timedelta(seconds=-1))
+    with pytest.raises(Unauthorized):
+        await Client(await env.transport(late)).list(ConfigMap, "kube-system")
 
 
 async def test_a_client_certificate_ends_when_it_was_meant_to(plane: ControlPlane) -> None:
