@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from kaito_ctrl.runtime.cache import Cache
 from kaito_ctrl.runtime.codec import encode_json
 from kaito_ctrl.runtime.controller import Worker
 from kaito_ctrl.runtime.leader import Elector
@@ -52,7 +53,11 @@ def snapshot(manager: Manager, *, limit: int = _LIMIT) -> dict[str, Any]:
         "leading": manager.leading,
         "lease": _lease(manager.elector) if manager.elector is not None else None,
         "controllers": [_controller(worker, limit) for worker in manager.workers],
-        "caches": list(_caches(manager)),
+        "caches": [
+            each
+            for name, cluster in {"": manager.cluster, **manager.clusters}.items()
+            for each in _caches(name, cluster.cache)
+        ],
     }
 
 
@@ -100,11 +105,12 @@ def _controller(worker: Worker[Any], limit: int) -> dict[str, Any]:
     }
 
 
-def _caches(manager: Manager) -> Iterator[dict[str, Any]]:
-    cache, now = manager.cluster.cache, asyncio.get_running_loop().time()
+def _caches(cluster: str, cache: Cache) -> Iterator[dict[str, Any]]:
+    now = asyncio.get_running_loop().time()
     for kind in cache.kinds:
         store = cache.store(kind)
         yield {
+            "cluster": cluster,
             "resource": f"{kind.plural}.{kind.group}" if kind.group else kind.plural,
             "version": kind.version,
             "objects": len(store),
@@ -156,7 +162,7 @@ def _text(seen: Mapping[str, Any]) -> Iterator[str]:
             yield f"    {error['error']}"
     yield ""
     yield from _table(
-        ("RESOURCE", "VERSION", "NAMESPACE", "OBJECTS", "SYNCED", "WATCH", "LAST FRAME", "RESOURCEVERSION"),
+        ("CLUSTER", "RESOURCE", "VERSION", "NAMESPACE", "OBJECTS", "SYNCED", "WATCH", "LAST FRAME", "RESOURCEVERSION"),
         (_watch_row(cache, watch) for cache in seen["caches"] for watch in cache["watches"]),
     )
 
@@ -170,7 +176,7 @@ def _row(item: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _watch_row(cache: Mapping[str, Any], watch: Mapping[str, Any]) -> tuple[object, ...]:
-    where = (cache["resource"], cache["version"], watch["namespace"] or "*")
+    where = (cache["cluster"] or "-", cache["resource"], cache["version"], watch["namespace"] or "*")
     how_far = watch["resourceVersion"] or watch["reason"] or "-"
     return (*where, cache["objects"], _word(cache["synced"]), watch["state"], _age(watch["lastFrame"]), how_far)
 

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from kaito_api.core import ConfigMap
+from kaito_api.core import ConfigMap, Node
 from kaito_api.meta import ObjectMeta
 from kaito_ctrl.devcluster.apiserver import ApiServer
-from kaito_ctrl.runtime import Client, Cluster, Context, Controller, Lease, Manager, ObjectKey, Result
+from kaito_ctrl.runtime import Client, Cluster, Context, Controller, Lease, Manager, ObjectKey, Result, reads
 from kaito_ctrl.runtime.debug import DEBUG_PATH, debug_page, snapshot
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.queue import RetryPolicy
@@ -157,11 +157,34 @@ def test_caches_and_the_lease_are_told() -> None:
             assert (lease["name"], lease["identity"], lease["leads"]) == ("default/mixed", "me", True)
             assert 0 < lease["remaining"] <= 10
             (cache,) = seen["caches"]
-            assert (cache["resource"], cache["objects"], cache["synced"]) == ("configmaps", 1, True)
+            assert (cache["cluster"], cache["resource"]) == ("", "configmaps")
+            assert (cache["objects"], cache["synced"]) == (1, True)
             (watch,) = cache["watches"]
             assert watch["state"] == "watching"
             assert watch["resourceVersion"]
             assert 4 <= watch["lastFrame"] <= 6
+
+    run_virtual(main())
+
+
+def test_caches_of_other_clusters_are_told_too() -> None:
+    class Elsewhere(Mixed):
+        sources = (reads(Node, cluster="far"),)
+
+    async def main() -> None:
+        clock, rng = VirtualClock(), random.Random(1)
+        near, far = ApiServer(clock=clock, rng=rng), ApiServer(clock=clock, rng=rng)
+        manager = Manager(Cluster(near.transport(), clock=clock, rng=rng))
+        manager.add_cluster("far", Cluster(far.transport(), clock=clock, rng=rng))
+        manager.add(Elsewhere())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(manager.run())
+            await manager.wait_ready()
+            found = {(each["cluster"], each["resource"]): each["synced"] for each in snapshot(manager)["caches"]}
+            assert found == {("", "configmaps"): True, ("far", "nodes"): True}
+            manager.stop()
+        await near.aclose()
+        await far.aclose()
 
     run_virtual(main())
 
@@ -224,7 +247,7 @@ async def test_the_page_is_json_and_text_for_people(server: ApiServer) -> None:
         assert "CONTROLLER   KIND        WORKERS   RUNNING   READY   DELAYED   FAILING" in text
         assert "mixed        ConfigMap   1         1" in text
         assert "in Mixed.wait_for_the_world" in text
-        assert "configmaps   v1" in text
+        assert "-         configmaps   v1        *" in text
         assert (await get(f"{url}{DEBUG_PATH}?limit=x"))[0] == 400
         status, text = await get(f"{url}{DEBUG_PATH}", host="example.org")
         assert (status, "port-forward" in text) == (403, True)

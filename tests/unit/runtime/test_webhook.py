@@ -31,6 +31,7 @@ from kaito_ctrl.runtime.codec import decode_json, encode_json
 from kaito_ctrl.runtime.errors import Forbidden, NotFound, TransportError
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.webhook import WebhookServer
+from tests.boxes import BOXES, boxes_crd
 
 NAME = "no-bad-words.example.org"
 PATH = f"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{NAME}"
@@ -175,6 +176,19 @@ async def test_a_process_that_was_killed_and_started_again_leaves_nothing_behind
         found = await authorities(server)
         assert len(found) == 2
         assert mine in found
+
+
+async def test_a_definition_trusts_every_process_that_converts(server: ApiServer) -> None:
+    client = Client(server.transport())
+    await client.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body=boxes_crd())
+    options: dict[str, Any] = {"webhooks": [BOXES], "service": SERVICE}
+    async with serving(server, instance="a", **options), serving(server, instance="b", **options):
+        definition = decode_json(await client.request("GET", BOXES.resource_path))
+        config = BOXES.client_config(definition)
+        assert config["service"]["path"] == "/convert/boxes.example.org"
+        assert len(x509.load_pem_x509_certificates(base64.b64decode(config["caBundle"]))) == 2
+        assert definition["spec"]["names"]["kind"] == "Box"
+    assert BOXES.client_config(decode_json(await client.request("GET", BOXES.resource_path)))["caBundle"]
 
 
 async def test_many_replicas_that_start_at_once_are_all_trusted_in_the_end(server: ApiServer) -> None:
