@@ -375,7 +375,9 @@ class Worker(Generic[R]):
                 self.metrics.errors.inc()
             return "error"
         except LeaseLost:
-            # Somebody else leads now: there is nothing to retry, and nothing wrong with the object.
+            # Nothing is wrong with the object, and most likely somebody else leads now. But a fence that was closed for
+            # a moment, until the answer to a renewal was seen, must not cost a wake-up.
+            self.queue.retry(key, priority=priority)
             return "cancelled"
         except asyncio.CancelledError:
             task = asyncio.current_task()
