@@ -69,7 +69,7 @@ class Seen:
 async def _observe(
     fault: str, world: MirrorWorld, strike: Callable[[], Awaitable[None]], *, settle: float, patience: float = 60.0
 ) -> Seen:
-    """Have the fault strike after *settle* seconds of peace, and look on until all is well again."""
+    """Have the fault strike between *settle* seconds of peace, and look on until all is well again."""
     clock = asyncio.get_running_loop().time
     for index in range(world.objects):
         await world.write(index)
@@ -81,7 +81,7 @@ async def _observe(
     while world.reconciled_after(end) is None:
         assert clock() - end < patience, f"{fault}: no reconcile has succeeded for {patience:g} s"
         await asyncio.sleep(0.05)
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(settle)
     world.resting = True
     converged = await world.converged(patience)
     meter = world.meter
@@ -114,7 +114,7 @@ async def _behind_a_proxy(plane: ControlPlane) -> AsyncIterator[tuple[Proxy, str
         yield proxy, str(path)
 
 
-async def crash(plane: ControlPlane, *, seconds: float, settle: float = 2.0) -> Seen:
+async def crash(plane: ControlPlane, *, seconds: float, settle: float = 2.0, objects: int = 200) -> Seen:
     """kill -9 of the API server; it is started again *seconds* later."""
 
     async def strike() -> None:
@@ -123,11 +123,11 @@ async def crash(plane: ControlPlane, *, seconds: float, settle: float = 2.0) -> 
         await asyncio.to_thread(plane.restart)
 
     config = str(plane.kubeconfig)
-    async with mirror_world("crash", people=config, operator=config) as world:
+    async with mirror_world("crash", objects=objects, people=config, operator=config) as world:
         return await _observe("kill -9 of the API server", world, strike, settle=settle)
 
 
-async def freeze(plane: ControlPlane, *, seconds: float, settle: float = 2.0) -> Seen:
+async def freeze(plane: ControlPlane, *, seconds: float, settle: float = 2.0, objects: int = 200) -> Seen:
     """SIGSTOP of the API server: its connections stay open, and nobody answers."""
 
     async def strike() -> None:
@@ -136,11 +136,11 @@ async def freeze(plane: ControlPlane, *, seconds: float, settle: float = 2.0) ->
         plane.resume(API_SERVER)
 
     config = str(plane.kubeconfig)
-    async with mirror_world("freeze", people=config, operator=config) as world:
+    async with mirror_world("freeze", objects=objects, people=config, operator=config) as world:
         return await _observe("SIGSTOP of the API server", world, strike, settle=settle)
 
 
-async def compaction(plane: ControlPlane, *, seconds: float, settle: float = 2.0) -> Seen:
+async def compaction(plane: ControlPlane, *, seconds: float, settle: float = 2.0, objects: int = 200) -> Seen:
     """The operator is cut off while people go on, and the server forgets what happened meanwhile."""
     async with _behind_a_proxy(plane) as (proxy, operator):
 
@@ -153,11 +153,15 @@ async def compaction(plane: ControlPlane, *, seconds: float, settle: float = 2.0
             await asyncio.to_thread(plane.restart)
             proxy.heal()
 
-        async with mirror_world("compaction", people=str(plane.kubeconfig), operator=operator) as world:
+        async with mirror_world(
+            "compaction", objects=objects, people=str(plane.kubeconfig), operator=operator
+        ) as world:
             return await _observe("cut off, and history compacted", world, strike, settle=settle)
 
 
-async def overload(plane: ControlPlane, *, seconds: float, share: float = 0.3, settle: float = 2.0) -> Seen:
+async def overload(
+    plane: ControlPlane, *, seconds: float, share: float = 0.3, settle: float = 2.0, objects: int = 200
+) -> Seen:
     """A *share* of all answers is 429 or 500."""
     config = str(plane.kubeconfig)
     made: list[Overloaded] = []
@@ -171,11 +175,13 @@ async def overload(plane: ControlPlane, *, seconds: float, share: float = 0.3, s
         await asyncio.sleep(seconds)
         made[0].share = 0.0
 
-    async with mirror_world("overload", people=config, operator=config, through=through) as world:
+    async with mirror_world("overload", objects=objects, people=config, operator=config, through=through) as world:
         return await _observe(f"{share:.0%} of answers are 429 or 500", world, strike, settle=settle)
 
 
-async def expiry(plane: ControlPlane, *, seconds: float, lifetime: float = 15.0, settle: float = 2.0) -> Seen:
+async def expiry(
+    plane: ControlPlane, *, seconds: float, lifetime: float = 15.0, settle: float = 2.0, objects: int = 200
+) -> Seen:
     """The operator's token is good for *lifetime* seconds; its plugin has a new one when that is nearly over."""
     async with AsyncExitStack() as stack:
         environment = await stack.enter_async_context(envtest(plane))
@@ -203,7 +209,7 @@ async def expiry(plane: ControlPlane, *, seconds: float, lifetime: float = 15.0,
         config = plane.folder / "expiring"
         config.write_text(json.dumps(plane.kubeconfig_of(user)))
         world = await stack.enter_async_context(
-            mirror_world("expiry", people=str(plane.kubeconfig), operator=str(config))
+            mirror_world("expiry", objects=objects, people=str(plane.kubeconfig), operator=str(config))
         )
         return await _observe(f"tokens of {lifetime:g} s", world, strike, settle=settle)
 
