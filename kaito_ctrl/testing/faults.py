@@ -51,6 +51,8 @@ class Network:
         self.tape = tape if tape is not None else Tape()
         self.latency = latency
         self.witness: Witness | None = None
+        self.calls = 0
+        """How many requests the processes have sent."""
         self.struck: dict[str, int] = {}
         """How often faults of each kind have had an effect."""
         self._flying: set[asyncio.Task[None]] = set()
@@ -121,6 +123,7 @@ class FaultyTransport:
         loop = asyncio.get_running_loop()
         address, kind, sent = f"{self.name}/{self.calls}", _kind_of(request), loop.time()
         self.calls += 1
+        self.network.calls += 1
         if self.network.witness is not None:
             self.network.witness.sent(self.name, request)
         fault = self.network.plan.at(Spot(address, kind, loop.time()))

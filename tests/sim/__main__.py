@@ -2,6 +2,7 @@
 
 A life that goes wrong prints its seed, its faults, and the shortest list of faults that goes wrong in the same way.
 ``--replay runtime:SEED`` runs one life again, with ``--faults "..."`` under exactly those, and prints its tape.
+``--singles runtime:SEED`` runs one life under each single fault that it can meet with, one after the other.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 from rich.progress import Progress
 
 from kaito_ctrl.runtime.errors import leaf_errors
-from kaito_ctrl.testing import Fault, parse_faults, run_virtual, shrink
+from kaito_ctrl.testing import Fault, Recording, parse_faults, run_virtual, shrink, single_faults
 from tests.sim import runtime, workspace
 from tests.sim.life import Life
 
@@ -30,11 +31,25 @@ _CHUNK = 8
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What is told of one life across processes."""
+class Job:
+    """One life to be run; its faults are drawn from the seed unless they are given."""
 
     kind: str
     seed: int
+    faults: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.seed}"
+
+    def run(self) -> Life:
+        return run_virtual(LIVES[self.kind](self.seed, parse_faults(self.faults) if self.faults is not None else None))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is told of one life across processes."""
+
+    job: Job
     wrong: str
     faults: str
     struck: dict[str, int]
@@ -55,19 +70,18 @@ def _prepare() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def live(job: tuple[str, int]) -> Outcome:
+def live(job: Job) -> Outcome:
     """One life, whatever becomes of it."""
-    kind, seed = job
     try:
-        life = run_virtual(LIVES[kind](seed))
+        life = job.run()
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the other seeds are wanted too
         text = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaf_errors(error))
-        return Outcome(kind, seed, text, "", {}, (0.0, 0, 0, 0, 0, 0))
+        return Outcome(job, text, job.faults or "", {}, (0.0, 0, 0, 0, 0, 0))
     faults = ""
     if life.violations:
-        faults = " ".join(map(str, _shrunk(kind, life)))
+        faults = " ".join(map(str, _shrunk(job.kind, life)))
     numbers = (life.seconds, life.calls, life.crashes, life.leaders, life.late_writes, life.busiest)
-    return Outcome(kind, seed, "; ".join(life.violations[:3]), faults, life.struck, numbers)
+    return Outcome(job, "; ".join(life.violations[:3]), faults, life.struck, numbers)
 
 
 def _shrunk(kind: str, life: Life) -> Sequence[Fault]:
@@ -83,19 +97,31 @@ def _shrunk(kind: str, life: Life) -> Sequence[Fault]:
     return shrink(life.faults, fails, tries=60)
 
 
-def _outcomes(jobs: Sequence[tuple[str, int]], workers: int) -> Iterator[Outcome]:
+def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     with context.Pool(workers, _prepare) as pool:
         yield from pool.imap_unordered(live, jobs, chunksize=_CHUNK if len(jobs) > 10 * _CHUNK * workers else 1)
 
 
-def _replay(kind: str, seed: int, faults: str | None) -> int:
-    structlog.configure(processors=[_drop])
-    life = run_virtual(LIVES[kind](seed, parse_faults(faults) if faults is not None else None))
+def _singles(place: Job) -> list[Job]:
+    recording = Recording()
+    run_virtual(LIVES[place.kind](place.seed, recording=recording))
+    return [Job(place.kind, place.seed, str(fault)) for fault in single_faults(recording.spots)]
+
+
+def _replay(job: Job) -> int:
+    life = job.run()
     print("\n".join(life.tape.lines))
     print(f"tape {life.tape.digest}")
     print("\n".join(life.violations) or "nothing has gone wrong")
     return 1 if life.violations else 0
+
+
+def _place(text: str) -> Job:
+    kind, _, seed = text.partition(":")
+    if kind not in LIVES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(f'{kind}:SEED' for kind in LIVES)}")
+    return Job(kind, int(seed))
 
 
 def _tell(outcomes: Sequence[Outcome], asked: int) -> None:
@@ -105,8 +131,8 @@ def _tell(outcomes: Sequence[Outcome], asked: int) -> None:
     nothing = (0.0, 0, 0, 0, 0, 0)
     columns = zip(nothing, *(outcome.numbers for outcome in outcomes), strict=True)
     seconds, calls, crashes, leaders, late, _ = (sum(column) for column in columns)
-    bad = [f"{outcome.kind}:{outcome.seed}" for outcome in outcomes if outcome.wrong]
-    kinds = Counter(outcome.kind for outcome in outcomes)
+    bad = [str(outcome.job) for outcome in outcomes if outcome.wrong]
+    kinds = Counter(outcome.job.kind for outcome in outcomes)
     print(
         f"{len(outcomes)} of {asked} lives ({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))}), "
         f"{seconds / 3600:.0f} virtual hours, {calls} requests, {crashes} crashes, {leaders} times a leader, "
@@ -122,15 +148,18 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=1000, help="how many lives")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at once")
-    parser.add_argument("--replay", metavar="KIND:SEED", help="run this one again and print its tape")
+    parser.add_argument("--replay", type=_place, metavar="KIND:SEED", help="run this one again and print its tape")
     parser.add_argument("--faults", help="with --replay: exactly these")
+    parser.add_argument("--singles", type=_place, metavar="KIND:SEED", help="run this one under each single fault")
     options = parser.parse_args()
+    structlog.configure(processors=[_drop])
     if options.replay:
-        kind, _, seed = options.replay.partition(":")
-        return _replay(kind, int(seed), options.faults)
+        return _replay(replace(options.replay, faults=options.faults))
     chosen = tuple(LIVES) if options.lives == "both" else (options.lives,)
     seeds = range(options.first, options.first + (options.count + len(chosen) - 1) // len(chosen))
-    jobs = [(kind, seed) for seed in seeds for kind in chosen][: options.count]
+    jobs = [Job(kind, seed) for seed in seeds for kind in chosen][: options.count]
+    if options.singles:
+        jobs = _singles(options.singles)
     outcomes: list[Outcome] = []
     interrupted = False
     try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kaito_ctrl.testing import Fault, Tape
+from kaito_ctrl.testing import Fault, FixedPlan, RandomPlan, Recording, Tape
 
-__all__ = ["Life", "Violation", "within"]
+__all__ = ["Life", "Violation", "plan_of", "within"]
 
 
 class Violation(AssertionError):
@@ -45,6 +45,25 @@ class Life:
         """Raise :class:`Violation` if there was one."""
         if self.violations:
             raise Violation("; ".join(self.violations[:5]))
+
+
+def plan_of(
+    seed: int,
+    hosts: Sequence[str],
+    means: Mapping[str, float],
+    until: float,
+    faults: Sequence[Fault] | None,
+    recording: Recording | None,
+) -> tuple[RandomPlan | FixedPlan | Recording, list[Fault]]:
+    """The plan of a life, and those of its faults that strike at a moment: drawn from *seed*, the latter with *means*
+    seconds between two, until *until*; or exactly *faults*; or none while *recording*."""
+    if recording is not None:
+        return recording, []
+    if faults is not None:
+        fixed = FixedPlan(faults)
+        return fixed, fixed.timed()
+    drawn = RandomPlan(seed, until=until)
+    return drawn, drawn.timed(hosts, means)
 
 
 async def within(seconds: float, holds: Callable[[], Awaitable[bool]], *, every: float = 1.0) -> bool:

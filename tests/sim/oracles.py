@@ -115,7 +115,6 @@ class Oracles:
 
     def sent(self, process: str, request: Request) -> None:
         now = asyncio.get_running_loop().time()
-        self.life.calls += 1
         minute = (process, int(now // 60))
         self._minutes[minute] += 1
         if self._minutes[minute] == BUSY:

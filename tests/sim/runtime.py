@@ -20,16 +20,14 @@ from kaito_ctrl.runtime.metrics import Metrics
 from kaito_ctrl.testing import (
     Fault,
     FaultyTransport,
-    FixedPlan,
     Host,
     Network,
-    RandomPlan,
     Recording,
     Run,
     VirtualClock,
     strike_in_time,
 )
-from tests.sim.life import Life
+from tests.sim.life import Life, plan_of
 from tests.sim.operator import CRDS, Outside, Tier, TierController, Widget, WidgetController
 from tests.sim.oracles import LEAK, Oracles
 
@@ -73,7 +71,7 @@ async def live(
     span = rng.choice((20.0, 60.0, 120.0))
     hosts = 1 if rng.random() < 0.4 else rng.choice((2, 2, 3))
     names = [chr(ord("a") + number) for number in range(hosts)]
-    plan, timed = _plan(seed, faults, recording, span, names)
+    plan, timed = plan_of(seed, names, TIMED_MEANS, span, faults, recording)
     life = Life(seed)
     life.faults = plan.faults
     network = Network(seed, plan, life.tape)
@@ -111,28 +109,12 @@ async def live(
     if server.backend.watches:
         life.violate(LEAK, f"{server.backend.watches} watches are open in the server")
     await server.aclose()
-    life.struck = network.struck
+    life.struck, life.calls = network.struck, network.calls
     life.crashes = sum(machine.crashes for machine in machines)
     life.seconds = clock.monotonic()
     life.busiest = oracles.busiest
     life.leaders = oracles.leaders()
     return life
-
-
-def _plan(
-    seed: int,
-    faults: Sequence[Fault] | None,
-    recording: Recording | None,
-    span: float,
-    names: Sequence[str],
-) -> tuple[RandomPlan | FixedPlan | Recording, list[Fault]]:
-    if recording is not None:
-        return recording, []
-    if faults is not None:
-        fixed = FixedPlan(faults)
-        return fixed, fixed.timed()
-    drawn = RandomPlan(seed, until=span)
-    return drawn, drawn.timed(names, TIMED_MEANS)
 
 
 def _host(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -23,19 +23,17 @@ from kaito_ctrl.runtime import Client, Cluster, Manager, ObjectKey
 from kaito_ctrl.runtime.errors import NotFound
 from kaito_ctrl.runtime.meta import collection_path
 from kaito_ctrl.testing import (
-    STORMY,
     Fault,
     FaultyTransport,
-    FixedPlan,
     Host,
     Network,
-    RandomPlan,
+    Recording,
     VirtualClock,
     strike_in_time,
 )
 from kaito_provisioner import Instance, LaunchRequest, Throttled
 from kaito_provisioner.sim import SimCloud, SimInstanceType
-from tests.sim.life import Life, within
+from tests.sim.life import Life, plan_of, within
 
 __all__ = ["live"]
 
@@ -84,12 +82,11 @@ class Nodes:
 
 
 async def live(
-    seed: int, faults: Sequence[Fault] | None = None, *, rates: Mapping[str, float] = STORMY, delete_early: float = 0.3
+    seed: int, faults: Sequence[Fault] | None = None, *, recording: Recording | None = None, delete_early: float = 0.3
 ) -> Life:
-    """One life. Its faults are drawn from *seed* by *rates*, or are *faults*."""
+    """One life. Its faults are drawn from *seed*, or are *faults*, or none while *recording*."""
     rng, life, clock = random.Random(seed), Life(seed), VirtualClock()
-    plan = RandomPlan(seed, rates, until=FAULTS_END) if faults is None else FixedPlan(faults)
-    timed = plan.timed(("kaito",), TIMED_MEANS) if isinstance(plan, RandomPlan) else plan.timed()
+    plan, timed = plan_of(seed, ("kaito",), TIMED_MEANS, FAULTS_END, faults, recording)
     network = Network(seed, plan, life.tape)
     server = ApiServer(clock=clock, rng=random.Random(rng.random()))
     user = Client(server.transport())
@@ -133,7 +130,8 @@ async def live(
     await network.settle()
     await server.aclose()
     life.seconds = clock.monotonic()
-    life.crashes, life.faults, life.struck = host.crashes, plan.faults, network.struck
+    life.faults, life.crashes = plan.faults, host.crashes
+    life.struck, life.calls = network.struck, network.calls
     return life
 
 
