@@ -3,13 +3,14 @@
 An entry's identity is always at hand; its bytes, its header and its typed view may have to be made first. What costs
 memory is shared where objects repeat each other (labels, owner references, namespaces), and an entry adds but one
 object to what Python's garbage collector has to walk: its key. Typed views are what is large: that of a pod of 6 KB
-takes some 50 KB and adds 170 objects to that walk. So a bounded number of them is kept, and the others are decoded
-again when they are asked for, which takes some 70 µs.
+takes some 50 KB and adds 170 objects to that walk. So a bounded number of them is kept, the first ones that are asked
+for, until their entries are replaced; the others are decoded each time, which takes some 70 µs. To evict one for the
+other would cost more than it saves: views that live for a while and then die are what full passes of the collector
+come from.
 """
 
 from __future__ import annotations
 
-import random
 import zlib
 from typing import Any, Generic, TypeVar
 
@@ -51,6 +52,10 @@ class Entry(msgspec.Struct, Generic[R], gc=False, eq=False, weakref=False):
     packed: bytes
     _header: Header | None = None
     _view: R | DecodeError | None = None
+    _counts: bool = False
+    """Whether its view is one of those that its form has room for."""
+    _left: bool = False
+    """Whether it is in no store any more: then it will not live long, and may keep its view."""
 
     @classmethod
     def of(cls, kind: type[R], raw: bytes) -> Entry[R]:
@@ -89,10 +94,6 @@ class Entry(msgspec.Struct, Generic[R], gc=False, eq=False, weakref=False):
         view = self._view or self.form.decode(self)
         return None if isinstance(view, DecodeError) else view
 
-    def _forget_view(self) -> None:
-        if not self.failed:
-            self._view = None
-
 
 class Form(Generic[R]):
     """How the objects of one kind are kept, as its *scope* says."""
@@ -105,10 +106,7 @@ class Form(Generic[R]):
         self._shape = scope.shape()
         self._deflate = _Deflate() if scope.compact else None
         self._shared: dict[Any, Any] = {}
-        self._views: list[Entry[R]] = []
-        self._most = scope.views
-        # Which of them goes is drawn, so that a scan of a few more than there is room for does not find none of them.
-        self._draw = random.Random(0).randrange  # noqa: S311 - and the same in every run
+        self._room = scope.views
 
     def entry(self, record: Record) -> Entry[R]:
         """The entry of a whole object. Never raises."""
@@ -133,7 +131,7 @@ class Form(Generic[R]):
         return packed if self._deflate is None else self._deflate.unpack(packed)
 
     def decode(self, entry: Entry[R], *, keep: bool = True) -> R | DecodeError:
-        """The view of *entry*, made now. It is kept there, if *keep* is on, until room is needed for others."""
+        """The view of *entry*, made now, and kept there if there is room and *keep* is on."""
         raw = entry.raw
         try:
             view = self.kind.model_validate_json(raw)
@@ -147,15 +145,19 @@ class Form(Generic[R]):
             # Whoever lists objects will not see this one, so somebody has to say it: once, for this version.
             _log.warning("undecodable object", kind=self.kind.kind, key=str(entry.key), problems=problems)
             return failure
-        if keep and len(self._views) < self._most:
+        if entry._left:
             entry._view = view
-            self._views.append(entry)
-        elif keep and self._most:
-            entry._view = view
-            place = self._draw(self._most)
-            self._views[place]._forget_view()
-            self._views[place] = entry
+        elif keep and self._room:
+            entry._view, entry._counts = view, True
+            self._room -= 1
         return view
+
+    def release(self, entry: Entry[R]) -> None:
+        """*entry* has left its store."""
+        entry._left = True
+        if entry._counts:
+            entry._counts = False
+            self._room += 1
 
     def _share(self, value: Any, key: Any = None) -> Any:
         """The first value that was equal to *value*."""

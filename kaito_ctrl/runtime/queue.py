@@ -17,6 +17,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
+import msgspec
+
 __all__ = ["LOW", "NORMAL", "Held", "Queue", "QueueMetrics", "RetryPolicy"]
 
 K = TypeVar("K", bound=Hashable)
@@ -24,6 +26,8 @@ K = TypeVar("K", bound=Hashable)
 NORMAL = 0
 LOW = -100
 """For what is known without any event: the first content, a relist, a periodic tick."""
+_SLACK = 64
+"""Places that nobody stands in any more, which a line may have before it is closed up."""
 
 
 class QueueMetrics(Protocol):
@@ -66,13 +70,16 @@ class Held(Generic[K]):
     """Added while it was worked on."""
 
 
-@dataclass(slots=True)
-class _Item:
+class _Item(msgspec.Struct, Generic[K], gc=False, eq=False):
+    """A key that waits. It is of no concern to the garbage collector, which would walk one for each cached object."""
+
+    key: K
     priority: int
     due: float
-    serial: int
-    ready: bool
     added: float
+    ready: bool = False
+    serial: int = 0
+    """Of its place among the delayed ones; its other places there are stale."""
 
 
 class Queue(Generic[K]):
@@ -93,10 +100,12 @@ class Queue(Generic[K]):
         self._aging = aging
         self._metrics = metrics
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
-        self._items: dict[K, _Item] = {}
-        self._ready: list[tuple[int, int, K]] = []
-        self._fifo: deque[tuple[K, _Item]] = deque()
-        self._delayed: list[tuple[float, int, K]] = []
+        self._items: dict[K, _Item[K]] = {}
+        self._ready: dict[int, deque[_Item[K]]] = {}
+        """What is ready, by priority. An item whose priority has risen stays in its old place as well."""
+        self._fifo: deque[_Item[K]] = deque()
+        """All of it, by the time since which it is ready."""
+        self._delayed: list[tuple[float, int, _Item[K]]] = []
         self._working: dict[K, float] = {}
         self._again: dict[K, tuple[int, float]] = {}
         self._failures: dict[K, int] = {}
@@ -135,13 +144,14 @@ class Queue(Generic[K]):
         for key, began in self._working.items():
             _, due = self._again.get(key, (NORMAL, now))
             yield Held(key, "working", None, now - began, max(due - now, 0.0), self.failures(key), key in self._again)
-        items = sorted(self._items.items(), key=lambda each: (-each[1].priority, each[1].serial))
-        for key, item in items:
-            if item.ready:
-                yield Held(key, "ready", item.priority, now - item.added, 0.0, self.failures(key))
-        for key, item in sorted(items, key=lambda each: each[1].due):
+        for priority in sorted(self._ready, reverse=True):
+            for item in self._ready[priority]:
+                if self._stands(item, priority):
+                    yield Held(item.key, "ready", priority, now - item.added, 0.0, self.failures(item.key))
+        for item in sorted(self._items.values(), key=lambda each: each.due):
             if not item.ready:
-                yield Held(key, "delayed", item.priority, now - item.added, item.due - now, self.failures(key))
+                due = item.due - now
+                yield Held(item.key, "delayed", item.priority, now - item.added, due, self.failures(item.key))
 
     def failures(self, key: K) -> int:
         """How often *key* failed in a row."""
@@ -210,64 +220,86 @@ class Queue(Generic[K]):
     def _put(self, key: K, priority: int, due: float, now: float) -> None:
         item = self._items.get(key)
         if item is None:
-            item = self._items[key] = _Item(priority, due, -1, False, now)
-        else:
-            if item.ready and priority <= item.priority:
+            item = self._items[key] = _Item(key, priority, due, now)
+            if due <= now:
+                self._make_ready(item, now)
+            else:
+                self._delay(item)
+        elif item.ready:
+            if priority <= item.priority:
                 return
-            if not item.ready and due >= item.due and priority <= item.priority:
+            item.priority = priority
+            self._line_up(item)
+        else:
+            if due >= item.due and priority <= item.priority:
                 return
             item.priority = max(item.priority, priority)
             item.due = min(item.due, due)
-        item.serial = next(self._serial)
-        # Heap entries of an earlier serial are stale from here on, and are skipped when they surface.
-        if item.ready or item.due <= now:
-            self._make_ready(key, item, now)
-        else:
-            heapq.heappush(self._delayed, (item.due, item.serial, key))
+            if item.due <= now:
+                self._make_ready(item, now)
+            else:
+                self._delay(item)
         self._changed.set()
 
-    def _make_ready(self, key: K, item: _Item, now: float) -> None:
-        if not item.ready:
-            item.ready, item.added = True, now
-            self._depth += 1
-            self._fifo.append((key, item))
-        heapq.heappush(self._ready, (-item.priority, item.serial, key))
+    def _delay(self, item: _Item[K]) -> None:
+        item.serial = next(self._serial)
+        heapq.heappush(self._delayed, (item.due, item.serial, item))
+
+    def _make_ready(self, item: _Item[K], now: float) -> None:
+        item.ready, item.added = True, now
+        self._depth += 1
+        self._fifo.append(item)
+        if len(self._fifo) > 2 * self._depth + _SLACK:
+            self._fifo = deque(each for each in self._fifo if self._items.get(each.key) is each)
+        self._line_up(item)
+
+    def _line_up(self, item: _Item[K]) -> None:
+        line = self._ready.setdefault(item.priority, deque())
+        line.append(item)
+        if len(line) > 2 * self._depth + _SLACK:
+            # What was lifted out of a line that nobody gets to has left its places there.
+            self._ready[item.priority] = deque(each for each in line if self._stands(each, item.priority))
+
+    def _stands(self, item: _Item[K], priority: int) -> bool:
+        """Whether *item* is still to be handed out from the line of *priority*."""
+        return item.priority == priority and self._items.get(item.key) is item
 
     def _promote(self, now: float) -> float | None:
-        """Move what is due to the ready heap; return the seconds until the next delayed key, if there is one."""
+        """Move what is due to the ready ones; return the seconds until the next delayed key, if there is one."""
         while self._delayed:
-            due, serial, key = self._delayed[0]
-            item = self._items.get(key)
-            if item is None or item.serial != serial or item.ready:
+            due, serial, item = self._delayed[0]
+            if item.serial != serial or item.ready:
                 heapq.heappop(self._delayed)
             elif due <= now:
                 heapq.heappop(self._delayed)
-                self._make_ready(key, item, now)
+                self._make_ready(item, now)
             else:
                 return due - now
         return None
 
     def _pop(self, now: float) -> tuple[K, int] | None:
-        items, fifo, ready = self._items, self._fifo, self._ready
-        while fifo and items.get(fifo[0][0]) is not fifo[0][1]:
+        items, fifo = self._items, self._fifo
+        while fifo and items.get(fifo[0].key) is not fifo[0]:
             fifo.popleft()
         if not fifo:
-            ready.clear()  # whatever is ready is in both
+            self._ready.clear()  # whatever is ready is in both
             return None
-        key, item = fifo[0]
-        if now - item.added > self._aging:
-            fifo.popleft()
-        else:
-            while True:
-                _, serial, key = heapq.heappop(ready)
-                found = items.get(key)
-                if found is not None and found.serial == serial and found.ready:
-                    item = found
-                    break
-        del items[key]
-        self._working[key] = now
+        item = fifo[0] if now - fifo[0].added > self._aging else self._most_urgent()
+        del items[item.key]
+        self._working[item.key] = now
         self._rest.clear()
         self._depth -= 1
         if self._metrics is not None:
             self._metrics.queued_for(now - item.added)
-        return key, item.priority
+        return item.key, item.priority
+
+    def _most_urgent(self) -> _Item[K]:
+        """The first one of the highest priority; there is one."""
+        while True:
+            priority = max(self._ready)
+            line = self._ready[priority]
+            while line:
+                item = line.popleft()
+                if self._stands(item, priority):
+                    return item
+            del self._ready[priority]

@@ -39,7 +39,7 @@ class Scope:
 
     ``compact`` keeps objects deflated: a fifth of the memory, and some 20 µs more for each look at one that is not kept
     decoded. For large kinds of which few objects are read. ``views`` is how many typed views are kept decoded; a
-    reconciler that goes through more objects of the kind each time pays for decoding the rest.
+    reconciler that goes through more objects of the kind each time decodes the rest each time.
 
     Raises ``ValueError`` for a declaration that contradicts itself.
     """

@@ -274,6 +274,7 @@ class Store(Generic[R]):
         if old is not None:
             self.bytes -= len(old.packed)
             self._unindex(old)
+            self.form.release(old)
         self._entries[entry.key] = entry
         self._index(entry)
         self._tell(Change(entry.key, old, entry, initial))
@@ -283,6 +284,7 @@ class Store(Generic[R]):
         self.bytes -= len(entry.packed)
         del self._entries[entry.key]
         self._unindex(entry)
+        self.form.release(entry)
         self._tell(Change(entry.key, entry, None))
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -312,7 +314,7 @@ class Store(Generic[R]):
         for uid in entry.owners:
             self._owners.setdefault(uid, set()).add(entry.key)
         if self._indexers:
-            # Of a kind with more objects than views are kept of, indexing must not drive out those that are used.
+            # Of a kind with more objects than views are kept of, indexing must not take the room for all of them.
             view = self.form.decode(entry, keep=len(self._entries) <= self.scope.views)
             if isinstance(view, DecodeError):
                 return

@@ -204,6 +204,18 @@ def test_no_more_views_stay_decoded_than_the_scope_says(scope: Scope) -> None:
     assert sum(entry._view is not None for entry in store.entries()) <= scope.views
 
 
+def test_an_entry_that_is_replaced_makes_room_for_another_decoded_view() -> None:
+    store = Store(ConfigMap, Scope(views=1))
+    for name in ("a", "b"):
+        store.feed().upsert(record(name), initial=False)
+    first, second = store.entries()
+    assert first.view() is first.view()
+    assert second.view() is not second.view()
+    store.feed().upsert(record("a", 6), initial=False)
+    assert second.view() is second.view()
+    assert first.view() is first.view()
+
+
 def test_what_repeats_itself_is_held_once() -> None:
     store = Store(ConfigMap)
     owner = {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}], "labels": {"a": "b"}}

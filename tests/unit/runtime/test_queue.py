@@ -162,3 +162,26 @@ def test_no_wake_up_is_lost_and_no_key_is_out_twice(steps: list[tuple[str, str, 
         assert owed == set()
 
     asyncio.run(run())
+
+
+async def test_what_is_lifted_over_and_over_leaves_nothing_behind() -> None:
+    clock = Clock()
+    queue = make(clock)
+    queue.add("patient", priority=LOW)
+    for _ in range(1000):
+        queue.add("busy", priority=LOW)
+        queue.add("busy", priority=NORMAL)
+        queue.done(await take(queue))
+    assert sum(map(len, queue._ready.values())) + len(queue._fifo) < 300
+    assert await take(queue) == "patient"
+
+
+async def test_the_order_within_a_priority_is_that_of_arrival_there() -> None:
+    queue = make(Clock())
+    for key in ("a", "b", "c"):
+        queue.add(key, priority=LOW)
+    queue.add("c", priority=NORMAL)
+    queue.add("d", priority=NORMAL)
+    queue.add("a", priority=NORMAL)
+    assert [held.key for held in queue.contents()] == ["c", "d", "a", "b"]
+    assert [await take(queue) for _ in range(4)] == ["c", "d", "a", "b"]
