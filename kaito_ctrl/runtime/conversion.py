@@ -17,12 +17,16 @@ may change. :class:`~kaito_ctrl.runtime.webhook.WebhookServer` serves it, and ha
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["ConversionError", "ConversionWebhook", "Spoke"]
+
+_SLICE = 0.005
+"""Seconds for which a conversion may hold the event loop."""
 
 Obj = dict[str, Any]
 Convert = Callable[[Obj], Obj]
@@ -98,7 +102,14 @@ class ConversionWebhook:
             group, _, version = wanted.rpartition("/")
             if group != self.group:
                 raise ConversionError(f"{self.crd} has no version {wanted}")
-            converted = [self.convert(obj, version) for obj in asked["objects"]]
+            converted = []
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            for obj in asked["objects"]:
+                converted.append(self.convert(obj, version))
+                if loop.time() - began > _SLICE:
+                    await asyncio.sleep(0)  # a long list must not stall everybody else on this loop
+                    began = loop.time()
         except ConversionError as error:
             return _review({"uid": uid, "result": {"status": "Failure", "message": str(error), "reason": "Invalid"}})
         return _review({"uid": uid, "result": {"status": "Success"}, "convertedObjects": converted})

@@ -383,10 +383,8 @@ class EventRecorder:
         event = record.event
         series = EventSeries(count=count, last_observed_time=seen) if count > 1 else None
         if record.written:
-            assert series is not None
-            key = ObjectKey(event.metadata.namespace or "", event.metadata.name)
             try:
-                await self.client.patch_raw(Event, key, {"series": series.to_wire()})
+                await self._count(event, series)
             except NotFound:
                 # Events do not live long: an hour, by default. The series goes on under a new one.
                 name = self._name(event.regarding.name)
@@ -403,8 +401,16 @@ class EventRecorder:
             await self._create(record.event, series)
 
     async def _create(self, event: Event, series: EventSeries | None) -> None:
-        with suppress(AlreadyExists):  # an earlier attempt, the answer to which was lost: its name is nobody else's
+        try:
             await self.client.create(event if series is None else event.evolve(series=series))
+        except AlreadyExists:
+            # An earlier attempt, the answer to which was lost: the name is nobody else's. It may have counted less.
+            await self._count(event, series)
+
+    async def _count(self, event: Event, series: EventSeries | None) -> None:
+        if series is not None:
+            key = ObjectKey(event.metadata.namespace or "", event.metadata.name)
+            await self.client.patch_raw(Event, key, {"series": series.to_wire()})
 
     async def _retry(self, record: _Record, error: KubeError) -> None:
         if self._stopping.is_set():

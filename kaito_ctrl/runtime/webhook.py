@@ -24,15 +24,17 @@ from aiohttp import web
 from kaito_ctrl.runtime.certs import CertificateAuthority, IssuedCertificate, merge_bundles
 from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.clock import Clock
-from kaito_ctrl.runtime.codec import decode_json
+from kaito_ctrl.runtime.codec import decode_json, encode_json
 from kaito_ctrl.runtime.errors import Conflict, KubeError, NotFound
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.metrics import Metrics
 
 __all__ = ["Hook", "WebhookServer"]
 
-_BODY_LIMIT = 7 * 2**20
-"""What controller-runtime allows: an object is 1.5 MiB at most, and a review of an update holds two."""
+_ADMISSION_LIMIT = 7 * 2**20
+"""Bytes; what controller-runtime allows: an object is 1.5 MiB at most, and a review of an update holds two."""
+_CONVERSION_LIMIT = 2**28
+"""The API server has all objects of a list converted by one review, of which a client may have asked for everything."""
 
 _BUNDLE_LIMIT = 32
 """Authorities in one registration: processes that serve behind one Service, with those that were killed."""
@@ -143,7 +145,7 @@ class WebhookServer:
     async def run(self, lifetime: Lifetime) -> None:
         """Started once the API server has been told where to call."""
         context = self._renew().server_context()
-        app = web.Application(client_max_size=_BODY_LIMIT)
+        app = web.Application(client_max_size=0)  # it is the webhook that says how much is too much
         for webhook in self._webhooks:
             app.router.add_post(webhook.path, self._route(webhook))
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
@@ -304,25 +306,26 @@ class WebhookServer:
     def _route(self, webhook: Hook) -> Callable[[web.Request], Awaitable[web.Response]]:
         metrics = self._metrics.webhook(webhook.path)
         panics = self._metrics.conversion_panics if webhook.conversion else self._metrics.webhook_panics
+        limit = _CONVERSION_LIMIT if webhook.conversion else _ADMISSION_LIMIT
 
         async def answer(request: web.Request) -> web.Response:
             clock = asyncio.get_running_loop().time
             began, code = clock(), 500
             metrics.in_flight.inc()
             try:
-                review = _review(await request.read())
+                review = _review(await _body(request, limit))
                 if review is None:
                     code = 400
-                    return web.json_response({"message": "expected a review with a request and its uid"}, status=code)
+                    return _json({"message": "expected a review with a request and its uid"}, code)
                 code = 200
                 try:
                     async with asyncio.timeout(webhook.timeout):
-                        return web.json_response(await webhook.answer(review))
+                        return _json(await webhook.answer(review))
                 except Exception as error:  # noqa: BLE001
                     # A bug in a rule must not look like a refusal of the rule, nor take the server down.
                     self._log.exception("webhook failed", webhook=webhook.name)
                     panics.inc()
-                    return web.json_response(webhook.failure(review, _text(error)))
+                    return _json(webhook.failure(review, _text(error)))
             except web.HTTPException as error:
                 code = error.status
                 raise
@@ -331,6 +334,21 @@ class WebhookServer:
                 metrics.answered(code, clock() - began)
 
         return answer
+
+
+async def _body(request: web.Request, limit: int) -> bytes:
+    """Raises ``HTTPRequestEntityTooLarge`` for more than *limit* bytes."""
+    parts, size = [], 0
+    async for part in request.content.iter_any():
+        size += len(part)
+        if size > limit:
+            raise web.HTTPRequestEntityTooLarge(limit, max(size, request.content_length or 0))
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    return web.Response(body=encode_json(body), status=status, content_type="application/json")
 
 
 def _review(body: bytes) -> dict[str, Any] | None:

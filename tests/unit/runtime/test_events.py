@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from kaito_ctrl.runtime.events import EventRecorder
 from kaito_ctrl.runtime.fence import Fence
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.transport import Request, Response, Transport
-from kaito_ctrl.testing import VirtualClock, run_virtual
+from kaito_ctrl.testing import FaultyTransport, Network, RandomPlan, VirtualClock, run_virtual
 
 POD = ObjectReference(api_version="v1", kind="Pod", namespace="default", name="web-0", uid="u-1")
 
@@ -441,6 +442,42 @@ def test_nothing_is_remembered_of_what_is_over() -> None:
         await asyncio.sleep(400)
         assert not w.recorder._records
         assert not w.recorder._due
+
+    in_virtual_time(body)
+
+
+ROUGH = {
+    "refused": 0.1,
+    "throttled": 0.05,
+    "error": 0.05,
+    "unavailable": 0.05,
+    "unauthorized": 0.05,
+    "slow": 0.05,
+    "broken": 0.05,
+    "lost": 0.1,
+    "conflict": 0.05,
+}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_network_does_each_event_is_there_once_and_counted_right(seed: int) -> None:
+    told: Counter[str] = Counter()
+
+    async def body(w: World) -> None:
+        rng = random.Random(seed)
+        network = Network(seed, RandomPlan(seed, ROUGH, until=120))
+        w.wire.inner = FaultyTransport(w.server.transport(), network, "recorder")
+        for _ in range(60):
+            note = f"note {rng.randrange(8)}"
+            told[note] += 1
+            w.tell(note)
+            await asyncio.sleep(rng.expovariate(0.5))
+        await asyncio.sleep(600)
+        await network.settle()
+        assert sum(network.struck.values()) > 5
+        found = {event.note: event.series.count if event.series is not None else 1 for event in await w.events()}
+        assert len(await w.events()) == len(told)
+        assert found == told
 
     in_virtual_time(body)
 

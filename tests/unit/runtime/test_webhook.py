@@ -31,7 +31,7 @@ from kaito_ctrl.runtime.codec import decode_json, encode_json
 from kaito_ctrl.runtime.errors import Forbidden, NotFound, TransportError
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.webhook import WebhookServer
-from tests.boxes import BOXES, boxes_crd
+from tests.boxes import BOXES, box, boxes_crd
 
 NAME = "no-bad-words.example.org"
 PATH = f"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{NAME}"
@@ -431,3 +431,21 @@ async def test_a_body_of_seven_mebibytes_is_read_and_a_larger_one_refused(server
         assert status == 413
     labels = {"webhook": "/validate", "code": "413"}
     assert metrics.registry.get_sample_value("controller_runtime_webhook_requests_total", labels) == 1
+
+
+async def test_a_long_list_is_converted_in_one_go_while_others_are_answered(server: ApiServer) -> None:
+    objects = [box("v1", f"box-{number}", size="2x3", filler="y" * 900) for number in range(12_000)]
+    request = {"uid": "u-1", "desiredAPIVersion": "example.org/v2", "objects": objects}
+    body = encode_json({"kind": "ConversionReview", "request": request})
+    assert len(body) > 10 * 2**20
+    async with serving(server, webhooks=[BOXES, WEBHOOK]) as served, asyncio.TaskGroup() as group:
+        long = group.create_task(post(served, BOXES.path, body))
+        answered = 0
+        while not long.done():
+            _, answer = await post(served, "/validate", review({"metadata": {}}))
+            answered += answer["response"]["allowed"]
+        status, answer = long.result()
+        assert status == 200
+        assert answer["response"]["result"] == {"status": "Success"}
+        assert len(answer["response"]["convertedObjects"]) == 12_000
+        assert answered > 1
