@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("target", halves, indirect=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def real_server() -> Iterator[ControlPlane]:
     with run_control_plane(real_binaries()) as server:
         yield server

@@ -12,12 +12,12 @@ from tests.real.joined import SERVICE_CIDR
 from tests.realbinaries import real_binaries
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def binaries() -> Path:
     return real_binaries()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def plane(binaries: Path) -> Iterator[ControlPlane]:
     with run_control_plane(
         binaries, controllers=["*"], api_server={"service-cluster-ip-range": SERVICE_CIDR}
@@ -25,7 +25,7 @@ def plane(binaries: Path) -> Iterator[ControlPlane]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def working(plane: ControlPlane) -> ControlPlane:
     """One whose controllers work."""
     if not plane.controllers:
