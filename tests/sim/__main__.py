@@ -18,13 +18,12 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import structlog
 from rich.progress import Progress
 
 from kaito_ctrl.runtime.errors import leaf_errors
 from kaito_ctrl.testing import Fault, Recording, parse_faults, run_virtual, shrink, single_faults
 from tests.sim import runtime, workspace
-from tests.sim.life import Life
+from tests.sim.life import Life, silence
 
 LIVES: dict[str, Callable[..., Coroutine[Any, Any, Life]]] = {"runtime": runtime.live, "workspace": workspace.live}
 _CHUNK = 8
@@ -57,15 +56,12 @@ class Outcome:
     """Virtual seconds, requests, crashes, leaders, late writes, and requests of the busiest process in a minute."""
 
 
-def _drop(*_: object) -> object:
-    raise structlog.DropEvent
-
-
 def _prepare() -> None:
     """Once for each worker. An interrupt is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(5)
-    structlog.configure(processors=[_drop])
+    silence()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
 
@@ -152,7 +148,7 @@ def main() -> int:
     parser.add_argument("--faults", help="with --replay: exactly these")
     parser.add_argument("--singles", type=_place, metavar="KIND:SEED", help="run this one under each single fault")
     options = parser.parse_args()
-    structlog.configure(processors=[_drop])
+    silence()
     if options.replay:
         return _replay(replace(options.replay, faults=options.faults))
     chosen = tuple(LIVES) if options.lives == "both" else (options.lives,)
@@ -162,16 +158,15 @@ def main() -> int:
         jobs = _singles(options.singles)
     outcomes: list[Outcome] = []
     interrupted = False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Progress() as progress:
             for outcome in progress.track(_outcomes(jobs, options.jobs), total=len(jobs), description="lives"):
                 outcomes.append(outcome)
                 if outcome.wrong:
-                    again = f"python -m tests.sim --replay {outcome.kind}:{outcome.seed}"
-                    progress.console.print(f"{outcome.kind}:{outcome.seed}: {outcome.wrong}", markup=False)
-                    progress.console.print(
-                        f'  again: {again} --faults "{outcome.faults}"', markup=False, soft_wrap=True
-                    )
+                    again = f'python -m tests.sim --replay {outcome.job} --faults "{outcome.faults}"'
+                    text = f"{outcome.job}: {outcome.wrong}\n  again: {again}"
+                    progress.console.print(text, markup=False, soft_wrap=True)
     except KeyboardInterrupt:
         interrupted = True
     _tell(outcomes, len(jobs))

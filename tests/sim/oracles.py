@@ -273,11 +273,11 @@ class Oracles:
                 if cached != served:
                     odd = dict(sorted(set(cached.items()) ^ set(served.items())))
                     found.append((CACHE, f"{kind.plural} in {name}: {odd}"))
-            store = manager.cluster.cache.store(Widget)
-            tiers = {widget.spec.tier for widget in store.select()} | {"t0", "t1", "t2"}
+            widgets = manager.cluster.cache.store(Widget)
+            tiers = {widget.spec.tier for widget in widgets.select()} | {"t0", "t1", "t2"}
             for tier in sorted(tiers):
-                indexed = [each.name for each in store.select(index=("tier", tier))]
-                brute = [each.name for each in store.select() if each.spec.tier == tier]
+                indexed = [each.name for each in widgets.select(index=("tier", tier))]
+                brute = [each.name for each in widgets.select() if each.spec.tier == tier]
                 if indexed != brute:
                     found.append((CACHE, f"the index in {name} has {indexed} for {tier}, not {brute}"))
         return found

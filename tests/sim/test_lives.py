@@ -6,7 +6,6 @@ import asyncio
 import random
 
 import pytest
-import structlog
 
 from kaito_api.karpenter import Machine
 from kaito_ctrl.reconcilers.machine.controller import MachineController
@@ -16,17 +15,6 @@ from kaito_ctrl.runtime.store import Store
 from kaito_ctrl.testing import Deadlock, VirtualTimeLoop, run_virtual
 from tests.sim.life import Life, Violation
 from tests.sim.workspace import live
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> object:
-    structlog.configure(processors=[_drop])
-    yield
-    structlog.reset_defaults()
-
-
-def _drop(*_: object) -> object:
-    raise structlog.DropEvent
 
 
 def simulate(seed: int) -> Life:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-import structlog
 
 from kaito_ctrl.runtime import Client, Cluster, Context, Manager, ObjectKey, Result, watchstate
 from kaito_ctrl.runtime.cache import Cache
@@ -27,17 +26,6 @@ from kaito_ctrl.runtime.watch import Reflector
 from kaito_ctrl.testing import run_virtual
 from tests.sim import oracles
 from tests.sim.runtime import DRAIN, GRACE, Make, live, manager
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> object:
-    structlog.configure(processors=[_drop])
-    yield
-    structlog.reset_defaults()
-
-
-def _drop(*_: object) -> object:
-    raise structlog.DropEvent
 
 
 def caught(invariant: str, seeds: Iterable[int], make: Make = manager) -> bool:
@@ -134,8 +122,8 @@ def test_a_fence_that_never_closes_is_caught(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_client_that_asks_no_fence_is_caught() -> None:
     class Unfenced(Manager):
-        def client(self, field_manager: str, *, leader: bool = True) -> Client:
-            return super().client(field_manager, leader=False)
+        def client(self, field_manager: str, *, leader: bool = True, cluster: str | None = None) -> Client:
+            return super().client(field_manager, leader=False, cluster=cluster)
 
     assert caught(
         oracles.FENCED, range(80), lambda cluster, lease: Unfenced(cluster, leader=lease, drain=DRAIN, grace=GRACE)
