@@ -131,8 +131,11 @@ def namespace_fields(obj: Mapping[str, Any]) -> dict[str, str]:
 class LeaseStrategy(CreatableOnUpdate):
     """``coordination.k8s.io/v1 Lease``."""
 
+    def default(self, obj: Obj) -> None:
+        obj.setdefault("spec", {})
+
     def validate(self, obj: Obj) -> Iterator[FieldError]:
-        spec = obj.get("spec") or {}
+        spec = obj["spec"]
         duration, transitions = spec.get("leaseDurationSeconds"), spec.get("leaseTransitions")
         if duration is not None and duration <= 0:
             yield FieldError.invalid("spec.leaseDurationSeconds", duration, "must be greater than 0")
@@ -219,6 +222,14 @@ class EndpointsStrategy(CreatableOnUpdate):
             for port in subset.get("ports") or ():
                 port.setdefault("protocol", "TCP")
 
+    def validate(self, obj: Obj) -> Iterator[FieldError]:
+        """Loopback addresses are no mistake here: pods have no others."""
+        for index, subset in enumerate(obj.get("subsets") or ()):
+            for number, port in enumerate(subset.get("ports") or ()):
+                if not 1 <= (port.get("port") or 0) <= 65535:
+                    path = f"subsets[{index}].ports[{number}].port"
+                    yield FieldError.invalid(path, port.get("port") or 0, "must be between 1 and 65535, inclusive")
+
 
 class PvcStrategy(Plain):
     """``v1 PersistentVolumeClaim``."""
@@ -262,6 +273,10 @@ class StorageClassStrategy(Plain):
     def default(self, obj: Obj) -> None:
         obj.setdefault("reclaimPolicy", "Delete")
         obj.setdefault("volumeBindingMode", "Immediate")
+
+    def validate(self, obj: Obj) -> Iterator[FieldError]:
+        if not obj.get("provisioner"):
+            yield FieldError.required("provisioner")
 
     def validate_update(self, new: Obj, old: Obj) -> Iterator[FieldError]:
         for key in ("provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"):

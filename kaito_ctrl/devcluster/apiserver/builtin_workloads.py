@@ -56,6 +56,10 @@ class _Templated(Strategy):
         labels = (spec["template"].get("metadata") or {}).get("labels") or {}
         if selector is None:
             yield FieldError.required("spec.selector")
+            if not labels:
+                yield FieldError.invalid(
+                    "spec.template.metadata.labels", None, "`selector` does not match template `labels`"
+                )
         elif not selector.get("matchLabels") and not selector.get("matchExpressions"):
             yield FieldError.invalid("spec.selector", selector, "empty selector is invalid for deployment")
         elif not match_label_selector(selector, labels):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kaito_ctrl.devcluster.apiserver.access import Access
@@ -35,9 +35,7 @@ def review(backend: Backend, call: Call, resource: Resource) -> Obj:
         case "SelfSubjectAccessReview":
             obj["status"] = _decision(access, call.user, spec)
         case _:
-            if resource.namespaced:
-                _check_namespace(call.target.namespace, spec)
-            obj["status"] = _decision(access, None, spec)
+            obj["status"] = _decision(access, None, spec, call.target.namespace if resource.namespaced else None)
     return obj
 
 
@@ -51,22 +49,26 @@ def _token(access: Access, spec: Mapping[str, Any]) -> Obj:
     return {"authenticated": True, "user": user.info(), "audiences": audiences}
 
 
-def _check_namespace(namespace: str, spec: Mapping[str, Any]) -> None:
-    about = spec.get("resourceAttributes")
-    if about is not None and (about.get("namespace") or "") != namespace:
-        raise bad_request(f"spec.resourceAttributes.namespace must match namespace: {namespace}")
-
-
-def _decision(access: Access, user: User | None, spec: Mapping[str, Any]) -> Obj:
-    """What the authorizer says of *user*; of the user in *spec* when that is ``None``."""
+def _local_errors(namespace: str, spec: Mapping[str, Any]) -> Iterator[FieldError]:
+    """What is wrong with a question that may be about *namespace* only."""
     about, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
-    errors = []
+    if about is not None and (about.get("namespace") or "") != namespace:
+        why = "must match metadata.namespace"
+        yield FieldError.invalid("spec.resourceAttributes.namespace", about.get("namespace") or "", why)
+    if path is not None:
+        yield FieldError.invalid("spec.nonResourceAttributes", path, "disallowed on this kind of request")
+
+
+def _decision(access: Access, user: User | None, spec: Mapping[str, Any], local: str | None = None) -> Obj:
+    """What the authorizer says of *user*; of the user in *spec* when that is ``None``. *local*: in that namespace."""
+    about, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
+    errors = list(_local_errors(local, spec)) if local is not None else []
     if about is not None and path is not None:
         why = "cannot be specified in combination with resourceAttributes"
         errors.append(FieldError.invalid("spec.nonResourceAttributes", path, why))
     if about is None and path is None:
         why = "exactly one of nonResourceAttributes or resourceAttributes must be specified"
-        errors.append(FieldError.invalid("spec.resourceAttributes", None, why))
+        errors.append(FieldError.invalid("spec.resourceAttributes", "null", why))
     if user is None and not spec.get("user") and not spec.get("groups"):
         why = "at least one of user or group must be specified"
         errors.append(FieldError.invalid("spec.user", spec.get("user") or "", why))

@@ -16,6 +16,7 @@ from kaito_ctrl.devcluster.apiserver.errors import (
     internal,
     invalid,
     method_not_allowed,
+    not_found,
     success,
 )
 from kaito_ctrl.devcluster.apiserver.kinds import Resource, Scale
@@ -90,7 +91,9 @@ async def scale(backend: Backend, call: Call, resource: Resource, name: str) -> 
     paths = resource.scale
     assert paths is not None
     namespace = call.target.namespace
-    stored = backend.require(resource, namespace, name)
+    stored = backend.bucket(resource).items.get(resource.key(namespace, name))
+    if stored is None:
+        raise not_found(resource.group, resource.plural if resource.custom else f"{resource.plural}/scale", name)
     await prepare_views(resource, [stored])
     shown, _raw = view(resource, stored)
     current = _scale_of(resource, paths, shown)
