@@ -150,17 +150,17 @@ async def test_a_block_of_one_address_is_shared_by_all_pods(tmp_path: Path) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("ip"), reason="takes root, and the ip command")
 async def test_a_block_of_addresses_is_this_machine_s_while_the_kubelet_runs(tmp_path: Path) -> None:
-    block = "198.18.77.0/24"  # for tests of equipment: nobody's
-    assert not can_bind("198.18.77.1")
-    async with world(nodes=()) as it, kubelet_of(it, tmp_path / "far", pod_cidr=block):
+    prefix = f"198.18.{os.getpid() % 256}."  # for tests of equipment: nobody's
+    assert not can_bind(f"{prefix}1")
+    async with world(nodes=()) as it, kubelet_of(it, tmp_path / "far", pod_cidr=f"{prefix}0/24"):
         await it.deployment("web", {**http_server(), "ports": [{"containerPort": 5000}], **READY_FAST})
         await it.service("web", {"port": 9000, "targetPort": 5000})
         made = await it.until(Endpoints, "web", lambda found: found.subsets and found.subsets[0].addresses)
         address = made.subsets[0].addresses[0].ip
-        assert address.startswith("198.18.77.")
+        assert address.startswith(prefix)
         async with aiohttp.ClientSession() as session, session.get(f"http://{address}:5000/") as answer:
             assert "hello from web-" in await answer.text()
-    assert not can_bind("198.18.77.1")
+    assert not can_bind(f"{prefix}1")
 
 
 async def test_addresses_that_cannot_be_had_are_an_error_that_says_what_to_do(
