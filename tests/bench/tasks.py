@@ -55,7 +55,7 @@ class Task:
     limit: float = 60.0
     repeats: int = 3
     quiet: float = 20.0
-    spacing: float = 0.005
+    spacing: float = 0.02
     rounds: int = 20
 
     @property
@@ -186,7 +186,7 @@ TASKS = (
     ),
     Task(
         "latency",
-        "Event to handler, one event at a time ({events:,} of them, about 5 ms apart)",
+        "Event to handler, one event at a time ({events:,} of them, about 20 ms apart)",
         "latency",
         (_RECONCILE, *_PEERS_WATCHING, Row(FLOOR, "", "sees the line")),
         (
@@ -195,7 +195,7 @@ TASKS = (
             Metric("max", "max", "ms", _raw("max_ms")),
         ),
         pods=1_000,
-        events=1_000,
+        events=500,
     ),
     Task(
         "noop",
@@ -256,7 +256,7 @@ def quick(task: Task) -> Task | None:
         task,
         rows=tuple(few.values()),
         pods=min(task.pods, 3_000),
-        events=min(task.events, 3_000 if task.program == "events" else 300),
+        events=min(task.events, 3_000 if task.program == "events" else 150),
         repeats=1,
         limit=15,
         quiet=3,
