@@ -15,7 +15,7 @@ import pytest
 
 from kaito_api.coordination import Lease as LeaseObject
 from kaito_api.coordination import LeaseSpec
-from kaito_api.core import ConfigMap
+from kaito_api.core import ConfigMap, Namespace
 from kaito_api.meta import ObjectMeta
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.runtime import Client, Lease, Metrics, ObjectKey
@@ -618,6 +618,16 @@ async def test_a_process_that_outlives_its_lease_is_not_healthy(world: World) ->
     assert leader.elector.check() is None
     await asyncio.sleep(60)
     assert "lapsed" in (leader.elector.check() or "")
+
+
+@virtual
+async def test_a_candidate_that_may_not_or_cannot_goes_on_trying(world: World) -> None:
+    candidate = world.candidate("a", lease=Lease("it", namespace="later"))
+    await asyncio.sleep(60)
+    assert not candidate.task.done()
+    assert not candidate.leads
+    await world.client.create(Namespace(metadata=ObjectMeta(name="later")))
+    await candidate.lifetime.wait_started()
 
 
 @virtual
