@@ -119,7 +119,8 @@ class Manager:
         and the lease are always on the manager's own cluster.
 
         An extra cluster that is away fails neither the start nor readiness: only what asks for it has to wait. At the
-        start, the controllers wait until it is listed, has failed to be, or ``sync_timeout`` has passed.
+        start, the controllers wait until it is listed, has failed to be, or ``sync_timeout`` has passed. Its metrics
+        are with the others if it was made with the same ``metrics``, and a ``name`` to tell them apart.
 
         Raises ``ValueError`` for a name that is taken, and once there are controllers: they could not see it.
         """

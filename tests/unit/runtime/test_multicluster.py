@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import pytest
+from prometheus_client import generate_latest
 
 from kaito_api.core import ConfigMap, Namespace
 from kaito_api.meta import ObjectMeta
@@ -21,6 +22,7 @@ from kaito_ctrl.runtime import (
     Controller,
     Lease,
     Manager,
+    Metrics,
     ObjectKey,
     Reader,
     Result,
@@ -161,6 +163,31 @@ async def test_a_converged_fleet_is_left_alone(fleet: Fleet) -> None:
     sent = [list(each.sent) for each in lines]
     await asyncio.sleep(250)
     assert [each.sent for each in lines] == sent
+
+
+def test_clusters_may_share_their_metrics() -> None:
+    async def main() -> None:
+        metrics = Metrics()
+        servers = {name: ApiServer(clock=VirtualClock(), rng=random.Random(name)) for name in ("", "east")}
+        hub, east = (
+            Cluster(server.transport(), clock=VirtualClock(), rng=random.Random(1), metrics=metrics, name=name)
+            for name, server in servers.items()
+        )
+        manager = Manager(hub, clusters={"east": east})
+        manager.add(Spread())
+        await Client(servers["east"].transport()).create(config_map("x"))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(manager.run())
+            await manager.wait_ready()
+            text = generate_latest(metrics.registry).decode()
+            manager.stop()
+        for server in servers.values():
+            await server.aclose()
+        counted = [line for line in text.splitlines() if line.startswith("kaito_ctrl_cache_objects{")]
+        assert len(counted) == 2
+        assert any('"east"' in line for line in counted)
+
+    run_virtual(main())
 
 
 @virtual
