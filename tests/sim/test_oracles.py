@@ -51,7 +51,7 @@ def test_a_queue_that_hands_out_a_key_in_work_is_caught(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Queue, "add", add)
     monkeypatch.setattr(Queue, "done", done)
-    assert caught(oracles.ONCE, range(20))
+    assert caught(oracles.ONCE, range(100))
 
 
 def test_a_queue_that_forgets_what_is_added_during_the_work_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_a_queue_that_forgets_what_is_added_during_the_work_is_caught(monkeypatc
             real(self, key, after=after, priority=priority)
 
     monkeypatch.setattr(Queue, "add", add)
-    assert caught(oracles.WAKE, range(20))
+    assert caught(oracles.WAKE, range(100))
 
 
 def test_a_queue_that_forgets_to_come_back_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_a_queue_that_forgets_to_come_back_is_caught(monkeypatch: pytest.MonkeyP
             real(self, key, after=after, priority=priority)
 
     monkeypatch.setattr(Queue, "add", add)
-    assert caught(oracles.WAKE, range(20))
+    assert caught(oracles.WAKE, range(100))
 
 
 def test_a_store_that_drops_an_event_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_a_store_that_drops_an_event_is_caught(monkeypatch: pytest.MonkeyPatch) 
             real(self, record, initial=initial)
 
     monkeypatch.setattr(Feed, "upsert", upsert)
-    assert caught(oracles.CACHE, range(20))
+    assert caught(oracles.CACHE, range(100))
 
 
 def test_an_index_that_is_not_kept_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,12 +97,12 @@ def test_an_index_that_is_not_kept_is_caught(monkeypatch: pytest.MonkeyPatch) ->
             real(self, entry)
 
     monkeypatch.setattr(Store, "_index", index)
-    assert caught(oracles.CACHE, range(20))
+    assert caught(oracles.CACHE, range(100))
 
 
 def test_a_watch_that_goes_on_after_410_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchstate, "_restart", watchstate._again)
-    assert caught(oracles.CACHE, range(60))
+    assert caught(oracles.CACHE, range(300))
 
 
 def test_a_watch_that_believes_any_silence_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,12 +112,12 @@ def test_a_watch_that_believes_any_silence_is_caught(monkeypatch: pytest.MonkeyP
         real(self, *args, **{**options, "idle": 1e9})
 
     monkeypatch.setattr(Reflector, "__init__", init)
-    assert caught(oracles.CACHE, range(60))
+    assert caught(oracles.CACHE, range(300))
 
 
 def test_a_fence_that_never_closes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fence, "remaining", lambda self: 1e9 if self._until > -math.inf else -1.0)
-    assert caught(oracles.FENCE, range(80))
+    assert caught(oracles.FENCE, range(300))
 
 
 def test_a_client_that_asks_no_fence_is_caught() -> None:
@@ -126,7 +126,7 @@ def test_a_client_that_asks_no_fence_is_caught() -> None:
             return super().client(field_manager, leader=False, cluster=cluster)
 
     assert caught(
-        oracles.FENCED, range(80), lambda cluster, lease: Unfenced(cluster, leader=lease, drain=DRAIN, grace=GRACE)
+        oracles.FENCED, range(300), lambda cluster, lease: Unfenced(cluster, leader=lease, drain=DRAIN, grace=GRACE)
     )
 
 
@@ -137,11 +137,11 @@ def test_a_cache_that_does_not_hear_of_own_writes_is_caught(monkeypatch: pytest.
 
 def test_a_cache_that_does_not_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cache, "uncertain", lambda self, kind, key: None)
-    assert caught(oracles.DOUBLE, range(100))
+    assert caught(oracles.DOUBLE, range(300))
 
 
 def test_a_drain_without_a_bound_is_caught() -> None:
-    assert caught(oracles.DRAIN, range(60), lambda cluster, lease: Manager(cluster, leader=lease, drain=60.0))
+    assert caught(oracles.DRAIN, range(300), lambda cluster, lease: Manager(cluster, leader=lease, drain=60.0))
 
 
 class _Leaky(Manager):
@@ -185,12 +185,12 @@ def test_writing_for_nothing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         return result
 
     monkeypatch.setattr(Worker, "_reconcile", reconcile)
-    assert caught(oracles.QUIET, range(20))
+    assert caught(oracles.QUIET, range(100))
 
 
 def test_a_retry_without_a_delay_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RetryPolicy, "delay", lambda self, failures, rng: 0.0)
-    assert caught(oracles.RETRIES, range(60))
+    assert caught(oracles.RETRIES, range(300))
 
 
 def test_an_apply_that_gives_way_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_an_apply_that_gives_way_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
         return await real(self, obj, **{**options, "force": False})
 
     monkeypatch.setattr(Client, "apply", apply)
-    assert caught(oracles.OUTCOME, range(40))
+    assert caught(oracles.OUTCOME, range(300))
 
 
 def test_an_error_that_nobody_looks_at_is_caught() -> None:
