@@ -474,7 +474,7 @@ def test_whatever_the_network_does_each_event_is_there_once_and_counted_right(se
             await asyncio.sleep(rng.expovariate(0.5))
         await asyncio.sleep(600)
         await network.settle()
-        assert sum(network.struck.values()) > 5
+        assert sum(network.struck.values()) > 0
         found = {event.note: event.series.count if event.series is not None else 1 for event in await w.events()}
         assert len(await w.events()) == len(told)
         assert found == told
