@@ -14,6 +14,16 @@ from kaito_api.workspace import Workspace, WorkspaceStatus
 from kaito_ctrl.reconcilers.diff import is_applied, stamped
 from kaito_ctrl.reconcilers.names import WORKSPACE_FINALIZER, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
 from kaito_ctrl.reconcilers.workspace.admission import named_config_maps
+from kaito_ctrl.reconcilers.workspace.lookup import (
+    MACHINE_INDEXES,
+    NODE_INDEXES,
+    POD_INDEXES,
+    WORKSPACE_INDEXES,
+    machines_of,
+    nodes_for,
+    pods_of,
+    workspaces_of,
+)
 from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace, refused
 from kaito_ctrl.reconcilers.workspace.services import headless_name
 from kaito_ctrl.reconcilers.workspace.telling import WorkspaceMetrics, tell
@@ -42,15 +52,6 @@ _PATIENCE = 300.0
 """Seconds for which a deleted workload may hold up the end of its machines."""
 
 
-def _workspaces_of(node: Node, cache: Reader) -> Iterable[ObjectKey]:
-    """Whose selector matches *node*, and who uses it."""
-    return (
-        key_of(ws)
-        for ws in cache.list(Workspace)
-        if node.name in ws.status.worker_nodes or ws.resource.label_selector.matches(node.metadata.labels)
-    )
-
-
 class WorkspaceController(Controller[Workspace]):
     """Brings nodes, a Service and a workload to every Workspace, and takes them away again."""
 
@@ -64,10 +65,11 @@ class WorkspaceController(Controller[Workspace]):
         owns(Service),
         # Nobody else writes them, and what they say is not acted upon: their changes need not wake anybody.
         reads(ControllerRevision),
-        watches(Pod, by_label(WORKSPACE_LABEL), scope=Scope(labels=WORKSPACE_LABEL)),
-        watches(Machine, by_label(WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL)),
-        watches(Node, _workspaces_of),
+        watches(Pod, by_label(WORKSPACE_LABEL), scope=Scope(labels=WORKSPACE_LABEL), indexes=POD_INDEXES),
+        watches(Machine, by_label(WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL), indexes=MACHINE_INDEXES),
+        watches(Node, workspaces_of, indexes=NODE_INDEXES),
     )
+    indexes = WORKSPACE_INDEXES
 
     def __init__(self, rules: Rules, settings: Settings | None = None, metrics: WorkspaceMetrics | None = None) -> None:
         self._rules = rules
@@ -80,8 +82,8 @@ class WorkspaceController(Controller[Workspace]):
         wire = decode_json(raw.raw)
         maps = await named_config_maps(wire, ctx.key.namespace, ctx.client)
         seen = Observed(
-            nodes=ctx.cache.list(Node),
-            machines=_machines_of(ws, ctx.cache),
+            nodes=nodes_for(ws, ctx.cache),
+            machines=machines_of(ctx.key, ctx.cache),
             workload=_workload(ws, ctx.cache),
             services=tuple(
                 found
@@ -89,7 +91,7 @@ class WorkspaceController(Controller[Workspace]):
                 if (found := ctx.cache.get(Service, name, ws.namespace)) is not None
             ),
             revisions=ctx.cache.list(ControllerRevision, owner=ws),
-            pods=ctx.cache.list(Pod, ws.namespace, labels={WORKSPACE_LABEL: ws.name}),
+            pods=pods_of(ctx.key, ctx.cache),
             problems=self._rules.check(wire, config_maps=maps),
         )
         plan = plan_workspace(ws, seen, self._rules.catalogue, self._rules.skus, self._settings, ctx.now())
@@ -117,7 +119,7 @@ class WorkspaceController(Controller[Workspace]):
 
     async def gone(self, key: ObjectKey, ctx: Context) -> None:
         """Machines whose workspace does not exist are nobody's: they go. Both facts are read live."""
-        if not ctx.cache.list(Machine, labels=_labels_of(key)):
+        if not machines_of(key, ctx.cache):
             return
         try:
             await ctx.client.get(Workspace, key.name, key.namespace)
@@ -202,10 +204,6 @@ class WorkspaceController(Controller[Workspace]):
 
 def _labels_of(key: ObjectKey) -> dict[str, str]:
     return {WORKSPACE_LABEL: key.name, WORKSPACE_NAMESPACE_LABEL: key.namespace}
-
-
-def _machines_of(ws: Workspace, cache: Reader) -> tuple[Machine, ...]:
-    return cache.list(Machine, labels=_labels_of(key_of(ws)))
 
 
 def _workload(ws: Workspace, cache: Reader) -> Deployment | StatefulSet | None:

@@ -74,12 +74,14 @@ def _ours(cache: Reader) -> list[ObjectKey]:
 
 
 def tell(ws: Workspace, now: Sequence[StageStatus], events: EventSink, metrics: WorkspaceMetrics | None = None) -> None:
-    """What has changed from the stages that *ws* shows to those that it has *now*."""
+    """What has changed from the stages that *ws* shows to those that it has *now*: one Event for all that was done
+    meanwhile, one for what fails."""
     before = {each.name: each for each in ws.status.stages}
+    done: list[StageStatus] = []
     for stage in now:
         old = before.get(stage.name)
         if stage.state == "Done" and (old is None or old.state != "Done") and stage.name != "Admitted":
-            events.normal(ws, stage.name, _note(stage))
+            done.append(stage)
             if metrics is not None:
                 metrics.stage_done(stage)
         error = stage.last_error
@@ -88,9 +90,12 @@ def tell(ws: Workspace, now: Sequence[StageStatus], events: EventSink, metrics: 
             events.warning(ws, error.code, f"{error.source}: {error.message}{fix}", action=stage.name)
             if metrics is not None:
                 metrics.stage_failed(stage, error.code)
+    if done:
+        events.normal(ws, done[-1].name, f"done: {', '.join(map(_note, done))}")
 
 
 def _note(stage: StageStatus) -> str:
     if stage.started_at is None or stage.finished_at is None:
-        return "done"
-    return f"done after {max((stage.finished_at - stage.started_at).total_seconds(), 0):.0f} s"
+        return stage.name
+    seconds = (stage.finished_at - stage.started_at).total_seconds()
+    return f"{stage.name} after {seconds:.0f} s" if seconds >= 1 else stage.name

@@ -11,7 +11,7 @@ import pytest
 from kaito_api.apps import Deployment
 from kaito_api.core import Node, Service
 from kaito_api.karpenter import Machine
-from kaito_api.meta import is_true
+from kaito_api.meta import ObjectMeta, is_true
 from kaito_api.workspace import Workspace
 from kaito_ctrl.runtime import ObjectKey
 from kaito_ctrl.runtime.errors import NotFound
@@ -256,3 +256,30 @@ async def test_two_workspaces_with_one_selector_do_not_share_a_node(world: World
     await world.until(two)
     used = [each.status.worker_nodes for each in await world.client.list(Workspace)]
     assert len(set(used)) == 2
+
+
+async def test_a_node_wakes_the_workspaces_that_could_use_it_and_no_others(world: World) -> None:
+    """A thousand workspaces have a thousand nodes: who looks at all of them whenever one changes never comes to rest."""
+    await up(world)
+    other = manifest(labelSelector={"matchLabels": {"apps": "other", "team": "a"}})
+    other["metadata"]["name"] = "other"
+    await world.client.request("POST", WORKSPACES, body=other)
+
+    async def both() -> bool:
+        return await world.count(Deployment) == 2
+
+    await world.until(both)
+    node = Node(metadata=ObjectMeta(name="brought", labels={"apps": "other", "team": "a"}))
+    await world.client.create(node)
+    await world.nodes.ready("brought", "True")
+    served = await world.client.get(Workspace, "other", "default")
+    assert len(served.status.worker_nodes) == 1
+    # Its own node goes: the one that was brought takes over.
+    await world.nodes.ready(served.status.worker_nodes[0], "False")
+    await world.client.delete(Machine, ObjectKey("", served.status.worker_nodes[0]))
+
+    async def moved() -> bool:
+        found = await world.client.get(Workspace, "other", "default")
+        return found.status.worker_nodes == ("brought",)
+
+    await world.until(moved)
