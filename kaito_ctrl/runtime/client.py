@@ -71,15 +71,17 @@ def _status_error(code: int, body: bytes, headers: Mapping[str, str]) -> ApiErro
         status = None
     if not isinstance(status, dict) or status.get("kind") != "Status":
         status = {"message": body[:500].decode("utf-8", "replace").strip()}
-    details = status.get("details") or {}
+    # Proxies and webhooks word some of these: none of the fields need be what it should.
+    details = status.get("details")
+    if not isinstance(details, dict):
+        details = {}
     wait = headers.get("retry-after") or details.get("retryAfterSeconds")
     try:
         retry_after = float(wait) if wait is not None else None
-    except ValueError:
+    except (ValueError, TypeError):
         retry_after = None
-    return ApiError.of(
-        code, status.get("reason") or "", status.get("message") or "", details=details, retry_after=retry_after
-    )
+    reason, message = (str(status.get(name) or "") for name in ("reason", "message"))
+    return ApiError.of(code, reason, message, details=details, retry_after=retry_after)
 
 
 async def raise_for_status(response: Response) -> None:

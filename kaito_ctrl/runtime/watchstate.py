@@ -23,7 +23,7 @@ Watching    silence                                  Watching at once (the conne
 Watching    410, as answer or as ERROR event         restart; the store keeps serving
 Watching    any other refusal, for the third time    back off, then restart: it may be about the version
 any         401, 5xx, transport error, other ERROR   back off, then the same again
-any         429                                      wait as long as the server says, then the same again
+any         429                                      wait as the server says (5 min at most), then the same again
 any         403, 404                                 suspended: wait 10 s, doubling to 5 min; then restart
 ==========  =======================================  ========================================================
 
@@ -239,7 +239,8 @@ def _on_failure(state: Listing | Streaming | Watching, error: ApiError | Transpo
         case ApiError(code=code) if isinstance(state, Streaming) and code in _STREAMING_REFUSED:
             return _listed_instead(state)
         case TooManyRequests(retry_after=wait):
-            return Waiting(_again(state), attempt, wait or None, reason="TooManyRequests")
+            seconds = wait if wait is not None and wait > 0 else None
+            return Waiting(_again(state), attempt, seconds, reason="TooManyRequests")
         case Forbidden() | NotFound():
             return Waiting(_restart(state), attempt, suspended=True, reason=error.reason or type(error).__name__)
         case ApiError(reason=reason):
@@ -324,7 +325,8 @@ class Backoff:
     def seconds(self, wait: Waiting, rng: random.Random) -> float:
         """How long to sleep for *wait*."""
         if wait.seconds is not None:
-            return wait.seconds * (1.0 + 0.1 * rng.random())
+            # A server may ask for any number, and for what is none.
+            return min(self.suspended_cap, wait.seconds) * (1.0 + 0.1 * rng.random())
         exponent = min(wait.attempt - 1, 32)
         if wait.suspended:
             return min(self.suspended_base * self.factor**exponent, self.suspended_cap)

@@ -306,6 +306,15 @@ async def test_an_error_of_any_shape_is_an_error_and_the_watch_goes_on(status: b
         await until(lambda: names(store) == ["a"])
 
 
+@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b'{"kind":"Status","details":[1],"reason":7,"message":{}}'])
+@pytest.mark.parametrize("asked", ["list", "watch"])
+async def test_a_refusal_of_any_shape_is_a_refusal_and_the_watch_goes_on(asked: str, body: bytes) -> None:
+    before = [] if asked == "list" else [page(5)]
+    rest = [page(5), SILENT] if asked == "list" else [SILENT]
+    async with reflecting(*before, Answer((body,), status=503), *rest) as (script, store, _):
+        await until(lambda: store.synced and len(script.requests) == 3)
+
+
 async def test_what_is_no_object_is_counted_wherever_it_comes() -> None:
     odd = {"metadata": {"labels": "none"}}
     stream = Answer((event("ADDED", odd) + b"not json\n" + event("ADDED", config_map("b", 6)),), stalls=True)

@@ -135,6 +135,13 @@ def test_too_many_requests_waits_as_long_as_the_server_says(state: Listing | Str
     assert 7 <= Backoff().seconds(after, random.Random(1)) < 8
 
 
+@pytest.mark.parametrize("seconds", [1e12, float("inf")])
+def test_no_server_makes_a_watch_wait_for_good(seconds: float) -> None:
+    after, _ = step(Watching("4"), Failed(ApiError.of(429, retry_after=seconds)))
+    assert isinstance(after, Waiting)
+    assert 300 <= Backoff().seconds(after, random.Random(1)) <= 330
+
+
 def test_every_state_answers_every_input_or_calls_it_a_bug() -> None:
     asked: dict[type, set[type]] = {
         Listing: {Items, Page, Failed},
@@ -216,8 +223,9 @@ def test_what_is_not_about_the_version_never_gives_it_up(failure: Failed) -> Non
         state, _effects = step(state, Woke())
 
 
-def test_a_wait_of_no_seconds_is_no_leave_to_spin() -> None:
-    state, _ = step(Watching("4"), Failed(ApiError.of(429, retry_after=0)))
+@pytest.mark.parametrize("seconds", [0.0, -5.0, float("nan")])
+def test_a_wait_of_no_seconds_is_no_leave_to_spin(seconds: float) -> None:
+    state, _ = step(Watching("4"), Failed(ApiError.of(429, retry_after=seconds)))
     assert isinstance(state, Waiting)
     assert Backoff().seconds(state, random.Random(1)) > 0.1
 
