@@ -259,7 +259,7 @@ async def test_two_workspaces_with_one_selector_do_not_share_a_node(world: World
 
 
 async def test_a_node_wakes_the_workspaces_that_could_use_it_and_no_others(world: World) -> None:
-    """A thousand workspaces have a thousand nodes: who looks at all of them whenever one changes never comes to rest."""
+    # A thousand workspaces have a thousand nodes: who looks at all of them at each change never comes to rest.
     await up(world)
     other = manifest(labelSelector={"matchLabels": {"apps": "other", "team": "a"}})
     other["metadata"]["name"] = "other"
