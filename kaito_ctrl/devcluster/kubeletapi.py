@@ -32,7 +32,8 @@ from kaito_ctrl.devcluster.logs import LogOptions
 from kaito_ctrl.devcluster.podrunner import PodRunner
 from kaito_ctrl.devcluster.streaming.portforward import forward_ports, read_ports
 from kaito_ctrl.devcluster.streaming.remotecommand import Options, open_command, succeeded
-from kaito_ctrl.devcluster.streaming.upgrade import UpgradeRefused
+from kaito_ctrl.devcluster.streaming.sessions import Sessions
+from kaito_ctrl.devcluster.streaming.upgrade import UpgradeRefused, is_upgrade
 from kaito_ctrl.runtime import ObjectKey
 from kaito_ctrl.runtime.certs import CertificateAuthority
 from kaito_ctrl.runtime.clock import Clock
@@ -154,11 +155,17 @@ async def serve_kubelet(api: KubeletApi, host: str, port: KubeletPort, clock: Cl
     context = certificate.server_context()
     context.load_verify_locations(cadata=port.client_ca)
     context.verify_mode = ssl.CERT_REQUIRED
-    runner = web.ServerRunner(web.Server(api, access_log=None), shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port.port, ssl_context=context)
-        await site.start()
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    async with Sessions() as sessions:
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            return await (sessions.run(api(request)) if is_upgrade(request) else api(request))
+
+        serving = web.Server(handle, handler_cancellation=True, access_log=None)
+        runner = web.ServerRunner(serving, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, host, port.port, ssl_context=context)
+            await site.start()
+            yield runner.addresses[0][1]
+        finally:
+            await runner.cleanup()

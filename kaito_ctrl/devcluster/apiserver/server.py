@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -59,7 +59,7 @@ LogOptions = Mapping[str, str]
 """The query of a log request: ``follow``, ``tailLines``, ``timestamps``, ``previous``, ``sinceSeconds``, ..."""
 LogSource = Callable[[str, str, str, LogOptions], Awaitable[AsyncIterator[bytes]]]
 """Namespace, pod, container ("" for the only one) and options to the log's bytes. May raise ``StatusError``."""
-ConnectionHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+ConnectionHandler = Callable[[web.BaseRequest], Coroutine[Any, Any, web.StreamResponse]]
 
 
 class ApiServer:

@@ -16,6 +16,7 @@ from yarl import URL
 from kaito_ctrl.devcluster.apiserver.certificates import issue_certificates, server_context
 from kaito_ctrl.devcluster.apiserver.identity import User
 from kaito_ctrl.devcluster.apiserver.server import ApiServer
+from kaito_ctrl.devcluster.streaming.sessions import Sessions
 from kaito_ctrl.runtime.errors import TransportError
 from kaito_ctrl.runtime.transport import Request, Response
 
@@ -52,8 +53,9 @@ class Endpoint:
 class _Handler:
     """Carries requests from aiohttp to the server, and answers back."""
 
-    def __init__(self, server: ApiServer) -> None:
+    def __init__(self, server: ApiServer, sessions: Sessions) -> None:
         self._server = server
+        self._sessions = sessions
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read() if request.body_exists and "Upgrade" not in request.headers else None
@@ -66,7 +68,8 @@ class _Handler:
         )
         answer = await self._server.handle(wanted)
         if answer.status == 101 and self._server.kubelet is not None:
-            return await self._server.kubelet(request.clone(rel_url=URL(answer.headers["location"], encoded=True)))
+            location = URL(answer.headers["location"], encoded=True)
+            return await self._sessions.run(self._server.kubelet(request.clone(rel_url=location)))
         # Everything else is small, whole, and better sent with its length.
         streaming = (
             "stream=watch" in answer.headers.get("content-type", "")
@@ -114,16 +117,18 @@ async def serve(server: ApiServer, *, host: str = "127.0.0.1", port: int = 0, to
     """
     server.tokens.add(token, User.administrator("kubernetes-admin"))
     certificates = issue_certificates(host, server.backend.clock)
-    runner = web.ServerRunner(
-        web.Server(_Handler(server), request_factory=_request, access_log=None), shutdown_timeout=1.0
-    )
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port, ssl_context=server_context(certificates))
-        await site.start()
-        bound = runner.addresses[0][1]
-        shown = f"[{host}]" if ":" in host else host
-        yield Endpoint(f"https://{shown}:{bound}", certificates.ca_pem, token)
-    finally:
-        await runner.cleanup()
-        server.tokens.revoke(token)
+    async with Sessions() as sessions:
+        handler = _Handler(server, sessions)
+        # A client that goes ends its watch at once, even when there is nothing to tell.
+        serving = web.Server(handler, request_factory=_request, handler_cancellation=True, access_log=None)
+        runner = web.ServerRunner(serving, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, host, port, ssl_context=server_context(certificates))
+            await site.start()
+            bound = runner.addresses[0][1]
+            shown = f"[{host}]" if ":" in host else host
+            yield Endpoint(f"https://{shown}:{bound}", certificates.ca_pem, token)
+        finally:
+            await runner.cleanup()
+            server.tokens.revoke(token)
