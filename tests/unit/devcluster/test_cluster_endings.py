@@ -8,10 +8,13 @@ import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 from devworld import World, pids, running, world
+from streams import Target
 
-from kaito_api.meta import find_condition, is_true
+from kaito_api.core import ConfigMap
+from kaito_api.meta import ObjectMeta, find_condition, is_true
 from kaito_ctrl.devcluster.kinds import Deployment, Node, Pod, ReplicaSet
 from kaito_ctrl.devcluster.nodelifecycle import UNREACHABLE
 from kaito_ctrl.runtime import ObjectKey
@@ -160,3 +163,21 @@ async def said(it: World, config: Path) -> str:
         while not (output := await kubectl(config, "logs", pods[0].name)):
             await asyncio.sleep(0.05)
     return output
+
+
+async def test_a_client_that_goes_ends_its_watch_though_there_is_nothing_to_tell() -> None:
+    async with world(tcp=True) as it:
+        target, backend = Target.of(it.dev), it.dev.server.backend
+        await it.settled()
+        before = backend.watches
+        url = f"{target.url}/api/v1/namespaces/default/configmaps?watch=true"
+        await it.client.create(ConfigMap(metadata=ObjectMeta(name="first", namespace="default")))
+        async with (
+            aiohttp.ClientSession(headers=target.headers) as session,
+            session.get(url, ssl=target.context) as answer,
+        ):
+            assert b'"ADDED"' in await answer.content.readline()
+            assert backend.watches == before + 1
+        async with asyncio.timeout(10):
+            while backend.watches != before:
+                await asyncio.sleep(0.01)
