@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from kaito_ctrl.testing import Fault, FixedPlan, RandomPlan, Recording, Tape
+from kaito_ctrl.testing import STORMY, Fault, FixedPlan, RandomPlan, Recording, Tape
 
 __all__ = ["Life", "Violation", "plan_of", "silence", "within"]
 
@@ -64,8 +65,11 @@ def plan_of(
     if faults is not None:
         fixed = FixedPlan(faults)
         return fixed, fixed.timed()
-    drawn = RandomPlan(seed, until=until)
-    return drawn, drawn.timed(hosts, means)
+    # Some lives are harder than others: what only happens between faults needs room between them.
+    hardness = random.Random(f"{seed}|hardness").choice((0.3, 1.0, 1.0, 3.0))
+    rates = {kind: min(rate * hardness, max(rate, 0.2)) for kind, rate in STORMY.items()}
+    drawn = RandomPlan(seed, rates, until=until)
+    return drawn, drawn.timed(hosts, {kind: seconds / hardness for kind, seconds in means.items()})
 
 
 async def within(seconds: float, holds: Callable[[], Awaitable[bool]], *, every: float = 1.0) -> bool:
