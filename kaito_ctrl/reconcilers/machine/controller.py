@@ -136,6 +136,7 @@ class MachineController(Controller[Machine]):
             live = await ctx.client.get(Machine, machine.name)
             if live.uid != machine.uid or live.deleting:
                 raise RetryAfter(_POLL, f"{machine} is going") from None
+            ctx.check_leading()
             return await self._cloud.create(_request(machine))
 
     async def _write_status(self, machine: Machine, status: MachineStatus, ctx: Context) -> None:
@@ -171,6 +172,7 @@ class MachineController(Controller[Machine]):
         if wait := await draining(nodes, ctx):
             return Result.retry_in(wait)
         if instance.state != "Deleting":
+            ctx.check_leading()
             try:
                 await self._cloud.delete(instance)
             except InstanceNotFound:
