@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
+from kaito_ctrl.runtime import Metrics
 from kaito_ctrl.testing import STORMY, Fault, FixedPlan, RandomPlan, Recording, Tape
 
-__all__ = ["Life", "Violation", "plan_of", "silence", "within"]
+__all__ = ["Life", "Violation", "metrics", "plan_of", "silence", "within"]
 
 
 class Violation(AssertionError):
@@ -70,6 +75,20 @@ def plan_of(
     rates = {kind: min(rate * hardness, max(rate, 0.2)) for kind, rate in STORMY.items()}
     drawn = RandomPlan(seed, rates, until=until)
     return drawn, drawn.timed(hosts, {kind: seconds / hardness for kind, seconds in means.items()})
+
+
+class _Registry(CollectorRegistry):
+    """Takes no offence at what is registered again by the next run of a program."""
+
+    def register(self, collector: Collector) -> None:
+        with suppress(ValueError):
+            super().register(collector)
+
+
+@cache
+def metrics() -> Metrics:
+    """For all processes of all lives: to make a few hundred time series takes longer than many a life."""
+    return Metrics(_Registry())
 
 
 async def within(seconds: float, holds: Callable[[], Awaitable[bool]], *, every: float = 1.0) -> bool:

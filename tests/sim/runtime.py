@@ -16,7 +16,6 @@ from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
 from kaito_ctrl.runtime import Client, Cluster, Manager, ObjectKey
 from kaito_ctrl.runtime.errors import ApiError
 from kaito_ctrl.runtime.leader import Lease
-from kaito_ctrl.runtime.metrics import Metrics
 from kaito_ctrl.testing import (
     Fault,
     FaultyTransport,
@@ -27,7 +26,7 @@ from kaito_ctrl.testing import (
     VirtualClock,
     strike_in_time,
 )
-from tests.sim.life import Life, plan_of
+from tests.sim.life import Life, metrics, plan_of
 from tests.sim.operator import CRDS, Outside, Tier, TierController, Widget, WidgetController
 from tests.sim.oracles import LEAK, Oracles
 
@@ -122,12 +121,10 @@ async def live(
 def _host(
     name: str, server: ApiServer, network: Network, oracles: Oracles, outside: Outside, make: Make, elects: bool
 ) -> Host:
-    metrics = Metrics()
-
     def program(host: Host, transport: FaultyTransport) -> Manager:
         rng = random.Random(f"{network.seed}|{transport.name}")
         streaming = rng.random() < 0.5
-        cluster = Cluster(transport, clock=host.clock, rng=rng, metrics=metrics, streaming=streaming)
+        cluster = Cluster(transport, clock=host.clock, rng=rng, metrics=metrics(), streaming=streaming)
         lease = Lease("operator", "default", identity=transport.name) if elects else None
         made = make(cluster, lease)
         page = oracles.page(transport.name)

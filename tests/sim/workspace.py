@@ -33,7 +33,7 @@ from kaito_ctrl.testing import (
 )
 from kaito_provisioner import Instance, LaunchRequest, Throttled
 from kaito_provisioner.sim import SimCloud, SimInstanceType
-from tests.sim.life import Life, plan_of, within
+from tests.sim.life import Life, metrics, plan_of, within
 
 __all__ = ["live"]
 
@@ -96,7 +96,7 @@ async def live(
     cloud = _cloud(rng, user, count, life)
 
     def program(host: Host, transport: FaultyTransport) -> Manager:
-        cluster = Cluster(transport, clock=host.clock, rng=random.Random(f"{seed}|{transport.name}"))
+        cluster = Cluster(transport, clock=host.clock, rng=random.Random(f"{seed}|{transport.name}"), metrics=metrics())
         return build_manager(cluster, cloud, DaemonOptions(metrics_port=None, health_port=None, drain=1.0))
 
     host = Host("kaito", network, lambda user: server.transport(user=user), program)
