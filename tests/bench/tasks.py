@@ -258,7 +258,7 @@ def quick(task: Task) -> Task | None:
         pods=min(task.pods, 3_000),
         events=min(task.events, 3_000 if task.program == "events" else 150),
         repeats=1,
-        limit=15,
+        limit=30,
         quiet=3,
         rounds=10,
     )
