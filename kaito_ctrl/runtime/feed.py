@@ -51,12 +51,21 @@ class Feed(Generic[R]):
 
     def upsert(self, record: Record, *, initial: bool) -> None:
         """The object is there in this version; *initial*: part of a full content, and perhaps no news."""
+        header = record.header
+        if not initial:
+            self.version = header.resource_version or self.version
+        key = ObjectKey(header.namespace or "", header.name)
+        known = self._store.entry(key)
+        if known is not None and known.version == header.resource_version and known.uid == header.uid:
+            # Nothing new, as most of a relist and each echo of our own writes: nothing is made of it.
+            self._older.pop(key, None)
+            if self._seen is not None:
+                self._seen.add(known.key)
+            return
         entry = self._store.form.entry(record)
         if self._seen is not None:
             self._seen.add(entry.key)
-        if not initial:
-            self.version = entry.version or self.version
-        self._put(entry, initial=initial)
+        self._put(known, entry, initial=initial)
 
     def remove(self, record: Record) -> None:
         """The object is gone; *record* is its last state."""
@@ -116,7 +125,7 @@ class Feed(Generic[R]):
             entry = self._store.form.entry(record)
             if self._seen is not None:
                 self._written.add(entry.key)
-            self._put(entry)
+            self._put(self._store.entry(entry.key), entry)
 
     def bury(self, entry: Entry[R]) -> None:
         """The server says that the object of *entry* is gone."""
@@ -126,12 +135,11 @@ class Feed(Generic[R]):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _put(self, entry: Entry[R], *, initial: bool = False) -> None:
-        known = self._store.entry(entry.key)
+    def _put(self, known: Entry[R] | None, entry: Entry[R], *, initial: bool = False) -> None:
         if self._older:
             self._older.pop(entry.key, None)
         if entry.uid not in self._buried and (known is None or newer(entry.version, known.version)):
             self._store.replace(known, entry, initial=initial)
-        elif initial and (known is None or (known.uid, known.version) != (entry.uid, entry.version)):
+        elif initial:
             # Against what we know; at its end, the list's own version tells which of the two is right.
             self._older[entry.key] = entry

@@ -88,10 +88,12 @@ def test_a_relist_tells_nobody_about_what_has_not_changed(store: Store[ConfigMap
     seen: list[Change[ConfigMap]] = []
     stop = store.listen(seen.append)
     seen.clear()
+    before = store.entry(KEY)
     store.feed().begin_replace()
     store.feed().upsert(record("a", 5), initial=True)
     store.feed().end_replace("9")
     assert seen == []
+    assert store.entry(KEY) is before
     stop()
 
 
