@@ -208,8 +208,7 @@ class WidgetController(_Noted, Controller[Widget]):
         if widget.uid in self._outside.held:
             return
         live = await ctx.client.get(Widget, widget.name, widget.namespace)
-        if ctx.client.fence is not None:
-            ctx.client.fence.check()
+        ctx.check_leading()
         if live.uid == widget.uid and not live.deleting:
             self._outside.take(widget.uid)
 
