@@ -163,6 +163,8 @@ def main() -> int:
         with Progress() as progress:
             for outcome in progress.track(_outcomes(jobs, options.jobs), total=len(jobs), description="lives"):
                 outcomes.append(outcome)
+                if not progress.console.is_terminal and len(outcomes) % 500 == 0:
+                    print(f"{len(outcomes)} of {len(jobs)} lives", flush=True)
                 if outcome.wrong:
                     again = f'python -m tests.sim --replay {outcome.job} --faults "{outcome.faults}"'
                     text = f"{outcome.job}: {outcome.wrong}\n  again: {again}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from kaito_ctrl.testing import Fault, Recording, parse_faults, run_virtual, shrink, single_faults
+from kaito_ctrl.testing import KINDS, TIMED, Fault, Recording, parse_faults, run_virtual, shrink, single_faults
 from tests.sim.life import Life
 from tests.sim.runtime import live
 from tests.sim.seeds import RUNTIME
@@ -38,6 +38,15 @@ def test_each_single_fault_is_survived() -> None:
     for fault in faults[:: max(len(faults) // 60, 1)]:
         life = simulate(seed, [fault])
         assert not life.violations, f"{fault}: {life.violations}"
+
+
+def test_every_kind_of_fault_strikes_sooner_or_later() -> None:
+    missing = {*TIMED}.union(*KINDS.values())
+    for seed in range(300):
+        missing -= simulate(seed).struck.keys()
+        if not missing:
+            return
+    raise AssertionError(f"never seen: {sorted(missing)}")
 
 
 def test_the_same_seed_gives_the_same_tape() -> None:
