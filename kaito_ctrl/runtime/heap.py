@@ -16,8 +16,11 @@ __all__ = ["SettledHeap"]
 
 
 class SettledHeap:
-    """A runnable that collects once, when the caches have been filled, and exempts what is alive then from every later
-    pass (``gc.freeze``) until it stops. What is replaced later is freed all the same.
+    """A runnable that collects once, when it starts, and exempts what is alive then from every later pass
+    (``gc.freeze``) until it stops. What is replaced later is freed all the same.
+
+    As a manager's first server it exempts the program's modules, so that filling the caches makes no long passes; as
+    one of its runnables, which start when the caches are filled, their content.
 
     The price: a cycle that is alive at that moment, and dropped later, stays until the process ends.
     """

@@ -53,7 +53,7 @@ class Scope:
     drop: tuple[str, ...] = ()
     transform: Transform | None = None
     compact: bool = False
-    views: int = 1024
+    views: int = 256
 
     def __post_init__(self) -> None:
         if self.namespace and self.namespaces:
