@@ -106,6 +106,7 @@ def _share(seen: Mapping[str, float], _: Task) -> float | None:
 
 
 _RECONCILE = Row(OURS, "reconcile")
+_WHOLE = Row(OURS, "whole", "a model of nearly the whole pod")
 _CACHE = Row(OURS, "cache", "no reconciles")
 _COMPACT = Row(OURS, "compact", "no reconciles")
 _QUEUE = Row(OURS, "queue", "into the queue, not out of it")
@@ -113,6 +114,7 @@ _QUEUE = Row(OURS, "queue", "into the queue, not out of it")
 _SYNC_ROWS = (
     _RECONCILE,
     Row(OURS, "watchlist"),
+    _WHOLE,
     _CACHE,
     _COMPACT,
     Row("kopf", "index", "a task per object; no queue by key"),
@@ -173,7 +175,7 @@ TASKS = (
         "events",
         "Events: {events:,}, each of another one of {pods:,} pods, as fast as they are read",
         "events",
-        (_RECONCILE, _QUEUE, *_PEERS_WATCHING, Row(FLOOR, "", "reads, counts lines")),
+        (_RECONCILE, _WHOLE, _QUEUE, *_PEERS_WATCHING, Row(FLOOR, "", "reads, counts lines")),
         (
             Metric("rate", "events/s", "1/s", _rate, better="more", ratio=True),
             Metric("cpu", "CPU/event", "µs", _per_event("cpu_s", 1e6), ratio=True),
@@ -251,7 +253,7 @@ def quick(task: Task) -> Task | None:
     """*task* in seconds instead of minutes: good for trying the instrument, not for quoting; ``None``: left out."""
     if task.name == "sync-large":
         return None
-    few = {row.label: row for row in task.rows if row.variant not in ("watchlist", "list", "index")}
+    few = {row.label: row for row in task.rows if row.variant not in ("watchlist", "whole", "list", "index")}
     return replace(
         task,
         rows=tuple(few.values()),
