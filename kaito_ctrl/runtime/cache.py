@@ -174,6 +174,7 @@ class Cache(Reader):
         if not self._stores:
             synced.set()
         watches: list[asyncio.Task[None]] = []
+        late: CacheSyncTimeout | None = None
         async with asyncio.TaskGroup() as group:
             for kind, store in self._stores.items():
                 self.reflectors[kind] = tuple(
@@ -198,15 +199,19 @@ class Cache(Reader):
                 async with asyncio.timeout(self._sync_timeout):
                     await synced.wait()
             except TimeoutError:
-                if required:
-                    raise CacheSyncTimeout(
-                        f"not listed after {self._sync_timeout:g} s: {', '.join(self.unsynced())}; is the CRD "
-                        "installed, and may this identity list and watch it?"
-                    ) from None
-            lifetime.started()
-            await lifetime.wait_stopping()
+                # After a pause the last answer and the end of the time come together: then all is well.
+                if required and (waiting := self.unsynced()):
+                    late = CacheSyncTimeout(
+                        f"not listed after {self._sync_timeout:g} s: {', '.join(waiting)}; is the CRD installed, and "
+                        "may this identity list and watch it?"
+                    )
+            if late is None:
+                lifetime.started()
+                await lifetime.wait_stopping()
             for watch in watches:
                 watch.cancel()
+        if late is not None:
+            raise late  # here, for the group would wrap it
 
     # -- WriteObserver ---------------------------------------------------------------------------------------------
 

@@ -235,14 +235,16 @@ class FixedPlan:
 
 
 class Recording:
-    """No faults at all, and a note of every spot that a run comes to."""
+    """No faults at all, and a note of every spot that a run comes to until *until* (virtual seconds)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, until: float = math.inf) -> None:
+        self.until = until
         self.faults: list[Fault] = []
         self.spots: list[Spot] = []
 
     def at(self, spot: Spot) -> Fault | None:
-        self.spots.append(spot)
+        if spot.now < self.until:
+            self.spots.append(spot)
         return None
 
 

@@ -66,6 +66,7 @@ def plan_of(
     """The plan of a life, and those of its faults that strike at a moment: drawn from *seed*, the latter with *means*
     seconds between two, until *until*; or exactly *faults*; or none while *recording*."""
     if recording is not None:
+        recording.until = until
         return recording, []
     if faults is not None:
         fixed = FixedPlan(faults)

@@ -18,4 +18,7 @@ WORKSPACE: dict[int, str] = {
 RUNTIME: dict[int, str] = {
     90: "an operator took what is outside of the cluster for an object that only a stale list still showed",
     92: "an answer that was late beyond the calm: not a fault of the runtime, but of how the calm was told",
+    50104: "the error that says what could not be listed came wrapped in a group",
+    50228: "the same, after a pause",
+    50496: "what was listed at the very end of the time for it, after a pause, was taken for not listed",
 }
