@@ -16,19 +16,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kaito_api.core import Node
 from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
 from kaito_ctrl.cli.local import NodeJoiner, local_images, offered_types
 from kaito_ctrl.devcluster.kubelet import ProcessKubelet
 from kaito_ctrl.devcluster.kubeletapi import KubeletPort
 from kaito_ctrl.devcluster.proxy import ServiceProxy
 from kaito_ctrl.devcluster.scheduler import Scheduler
-from kaito_ctrl.runtime import Client, Cluster, Manager
+from kaito_ctrl.runtime import Client, Cluster, Manager, ObjectKey
 from kaito_ctrl.runtime.clock import SystemClock
 from kaito_ctrl.testing.controlplane import ControlPlane
 from kaito_provisioner.sim import SimCloud
 
-__all__ = ["SERVICE_CIDR", "Joined", "kaito_on", "nodes_on"]
+__all__ = ["SERVICE_CIDR", "SYSTEM_NODE", "Joined", "kaito_on", "nodes_on"]
 
+SYSTEM_NODE = "system"
 SERVICE_CIDR = "127.96.0.0/16"
 """The service proxy listens on the cluster IPs themselves."""
 
@@ -98,6 +100,8 @@ async def kaito_on(plane: ControlPlane, root: Path, *, boot: float) -> AsyncIter
     """KAITO's controllers as well, whose CRDs are there, with a cloud whose machines take *boot* seconds to start."""
     async with AsyncExitStack() as stack:
         nodes = await stack.enter_async_context(nodes_on(plane, root))
+        # What is no model runs there: the nodes of the workspaces take nothing else.
+        await nodes.kubelet.register(SYSTEM_NODE, labels={}, capacity={"cpu": "4", "memory": "8Gi", "pods": "10"})
         people = await stack.enter_async_context(Cluster.connect(kubeconfig=str(plane.kubeconfig)))
         clock = SystemClock()
         cloud = SimCloud(offered_types(), now=clock.now, joiner=NodeJoiner(nodes.kubelet), boot=boot)
@@ -111,3 +115,5 @@ async def kaito_on(plane: ControlPlane, root: Path, *, boot: float) -> AsyncIter
         manager = build_manager(cluster, cloud, options)
         await stack.enter_async_context(_running(manager))
         yield Joined(people.client, cloud, nodes, manager)
+        await nodes.kubelet.deregister(SYSTEM_NODE)
+        await people.client.delete(Node, ObjectKey("", SYSTEM_NODE))

@@ -17,7 +17,7 @@ from kaito_api.karpenter import Machine
 from kaito_api.workspace import Workspace
 from kaito_ctrl.testing.controlplane import ControlPlane
 from tests.e2e.conftest import Kubectl
-from tests.real.joined import Joined, kaito_on
+from tests.real.joined import SYSTEM_NODE, Joined, kaito_on
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -29,7 +29,7 @@ QUESTION = "What is Kubernetes?"
 async def left_over(it: Joined) -> list[str]:
     found: list[str] = [f"instance {each.name}" for each in await it.cloud.list()]
     for kind in (Workspace, Machine, Node, Deployment, Pod):
-        found += [str(each) for each in await it.client.list(kind)]
+        found += [str(each) for each in await it.client.list(kind) if each.name != SYSTEM_NODE]
     found += [str(each) for each in await it.client.list(Service, "default") if each.name != "kubernetes"]
     return found
 
@@ -65,6 +65,7 @@ async def test_the_walk_as_users_type_it(working: ControlPlane, tmp_path: Path) 
             *("run", "-it", "--rm", "--restart=Never", "curl", "--image=curlimages/curl", "--"),
             *("curl", "-sS", "-X", "POST", f"http://{address}/chat"),
             *("-H", "accept: application/json", "-H", "Content-Type: application/json", "-d", body),
+            stdin="",
         )
         assert asked.status == 0, asked.err
         answer = re.search(r"\{.*\}", asked.out)
