@@ -107,7 +107,7 @@ class Store(Generic[R]):
 
         return end
 
-    async def replay(self, listener: Listener[R], *, max_slice: float = 0.005) -> None:
+    async def replay(self, listener: Listener[R], *, max_slice: float = 0.002) -> None:
         """Tell *listener* of the present content, as first sights, in slices of *max_slice* seconds.
 
         Meant for one that listens already: what changes between two slices it may hear of before its first sight.

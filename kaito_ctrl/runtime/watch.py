@@ -137,7 +137,7 @@ class Reflector:
         idle: float = 130.0,
         on_state: Callable[[State], None] | None = None,
         metrics: WatchMetrics | None = None,
-        max_slice: float = 0.005,
+        max_slice: float = 0.002,
     ) -> None:
         self.kind = kind
         self.scope = scope or Scope()
