@@ -36,6 +36,8 @@ class DaemonOptions:
     webhook_url: str | None = None
     webhook_service: tuple[str, str, int] | None = None
     """Namespace, name and port of the Service through which the API server calls the webhook."""
+    instance: str | None = None
+    """What tells this replica's webhook from the others behind that Service; by default the host's name, a pod's own."""
     leader: Lease | None = None
     """The Lease that settles which of several replicas runs the controllers; ``None``: there is only this one."""
     drain: float = 20.0
@@ -77,6 +79,7 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
                 port=options.webhook_port,
                 url=options.webhook_url,
                 service=options.webhook_service,
+                instance=options.instance,
             )
         )
     figures = WorkspaceMetrics(cluster.metrics.registry, cluster.cache)
