@@ -20,12 +20,25 @@ from kaito_api.workspace import StageName, Workspace
 from kaito_ctrl.reconcilers.names import GPU_RESOURCE
 from kaito_ctrl.reconcilers.workspace.nodes import required_labels
 
-__all__ = ["UNDER_WAY", "Finding", "near_misses", "of_machine", "of_node", "of_pod", "of_workload"]
+__all__ = [
+    "SETTLING",
+    "UNDER_WAY",
+    "UNNOTICED",
+    "Finding",
+    "near_misses",
+    "of_machine",
+    "of_node",
+    "of_pod",
+    "of_workload",
+]
 
 UNDER_WAY = frozenset({"", "AwaitingReconciliation", "Launching"})
 """Why a machine may not be launched yet without anything being wrong."""
 UNNOTICED = 60.0
 """Seconds after which a machine that nobody has written a condition to has no provisioner."""
+SETTLING = 180.0
+"""Seconds for which a node that has just joined may be unready, tainted, or without its GPUs: every one is, until its
+network and its device plug-in have started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,9 @@ def of_machine(machine: Machine, now: datetime) -> Finding | None:
         return Finding("NodeRegistered", registered.reason, source, registered.message, "delete the nodes but one")
     initialized = find_condition(conditions, "MachineInitialized")
     if initialized is None or initialized.status == "True" or initialized.reason == "NodeNotFound":
+        return None
+    joined = registered.last_transition_time if registered is not None else None
+    if joined is not None and (now - joined).total_seconds() < SETTLING:
         return None
     fix = _INITIALIZATION_FIXES.get(initialized.reason, "")
     node = machine.status.node_name

@@ -19,7 +19,15 @@ from kaito_api.core import ContainerStatus, Node, Pod
 from kaito_api.karpenter import Machine
 from kaito_api.meta import Condition, find_condition, is_true
 from kaito_api.workspace import StageError, StageName, StageStatus, Workspace
-from kaito_ctrl.reconcilers.workspace.findings import UNNOTICED, Finding, of_machine, of_node, of_pod, of_workload
+from kaito_ctrl.reconcilers.workspace.findings import (
+    SETTLING,
+    UNNOTICED,
+    Finding,
+    of_machine,
+    of_node,
+    of_pod,
+    of_workload,
+)
 
 __all__ = ["STAGES", "Scene", "current_stage", "find_out", "look_again", "stages"]
 
@@ -106,12 +114,18 @@ def find_out(scene: Scene, now: datetime) -> Iterable[Finding]:
 
 def look_again(machines: Sequence[Machine], now: datetime) -> float | None:
     """Seconds until the mere passing of time makes a difference; ``None`` if it does not."""
-    unnoticed = [
-        UNNOTICED - (now - each.metadata.creation_timestamp).total_seconds()
+    moments = [
+        each.metadata.creation_timestamp + timedelta(seconds=UNNOTICED)
         for each in machines
         if not each.status.conditions and each.metadata.creation_timestamp is not None
     ]
-    return min((each for each in unnoticed if each > 0), default=None)
+    moments += [
+        joined + timedelta(seconds=SETTLING)
+        for each in machines
+        if not is_true(each.status.conditions, "MachineInitialized")
+        and (joined := _since(find_condition(each.status.conditions, "MachineRegistered"))) is not None
+    ]
+    return min(((each - now).total_seconds() for each in moments if each > now), default=None)
 
 
 def _worst(findings: Sequence[Finding], stage: StageName) -> Finding | None:
@@ -211,13 +225,19 @@ def _machine_steps(machines: Sequence[Machine], ready: datetime | None) -> list[
     steps = []
     for name, kind, waits in _MACHINE_STEPS:
         conditions = [(each, find_condition(each.status.conditions, kind)) for each in machines]
-        missing = [each for each, found in conditions if found is None or found.status != "True"]
+        missing = [_in_words(each, found) for each, found in conditions if found is None or found.status != "True"]
         times = [at for _, found in conditions if (at := _since(found)) is not None]
         if missing and ready is None:
-            steps.append(_Step(name, False, None, f"{waits} ({', '.join(sorted(each.name for each in missing))})"))
+            steps.append(_Step(name, False, None, f"{waits} ({', '.join(sorted(missing))})"))
         else:
             steps.append(_Step(name, True, max(times, default=ready)))
     return steps
+
+
+def _in_words(machine: Machine, condition: Condition | None) -> str:
+    """Which machine, and what its node still lacks."""
+    lacks = condition is not None and condition.type == "MachineInitialized" and condition.reason != "NodeNotFound"
+    return f"{machine.name}: {condition.message}" if condition is not None and lacks else machine.name
 
 
 def _since(condition: Condition | None) -> datetime | None:

@@ -188,3 +188,17 @@ def test_a_machine_that_nobody_looks_at_is_looked_at_again_by_us() -> None:
     assert look_again([young], NOW) == 40.0
     assert look_again([BOOTED], NOW) is None
     assert look_again([machine()], NOW) is None
+
+
+def test_a_node_that_has_just_joined_is_awaited_and_not_complained_about() -> None:
+    # Every new node is unready at first, and without GPUs until its device plug-in has started.
+    def scene(lacking: float) -> Scene:
+        wait = {"type": "MachineInitialized", "status": "Unknown", "reason": "ResourceNotRegistered"}
+        joined = 10 - lacking / 60
+        return Scene([machine(("MachineLaunched", 1), ("MachineRegistered", joined), **wait, message="no GPU yet")])
+
+    found = stages(workspace(), scene(100), NOW)
+    assert (found[5].state, found[5].message) == ("Active", "the node to be ready, with its GPUs (ws1: no GPU yet)")
+    assert look_again(scene(100).machines, NOW) == 80.0
+    assert stages(workspace(), scene(180), NOW)[5].state == "Failed"
+    assert look_again(scene(180).machines, NOW) is None
