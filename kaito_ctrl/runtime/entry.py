@@ -181,10 +181,9 @@ class _Deflate:
         deflater = self._deflater.copy()
         packed = deflater.compress(raw) + deflater.flush()
         if self._samples is not None:
-            window = 1 << _WINDOW_BITS
-            self._samples.append(raw[: window // 4])
+            self._samples.append(raw)
             if len(self._samples) >= _SAMPLES:
-                self._dictionary = b"".join(self._samples)[-window:]
+                self._dictionary = b"".join(self._samples)[-(1 << _WINDOW_BITS) :]
                 self._samples, self._deflater = None, self._new()
         return packed
 
