@@ -34,7 +34,7 @@ class Seen:
     outage: float
     """How long it lasted."""
     worked: int
-    """Reconciles that succeeded in its second half."""
+    """Reconciles that succeeded in the second half of the time that was asked for."""
     back: float
     """From its end to the next reconcile that succeeded."""
     converged: float
@@ -67,7 +67,13 @@ class Seen:
 
 
 async def _observe(
-    fault: str, world: MirrorWorld, strike: Callable[[], Awaitable[None]], *, settle: float, patience: float = 60.0
+    fault: str,
+    world: MirrorWorld,
+    strike: Callable[[], Awaitable[None]],
+    *,
+    seconds: float,
+    settle: float,
+    patience: float = 60.0,
 ) -> Seen:
     """Have the fault strike between *settle* seconds of peace, and look on until all is well again."""
     clock = asyncio.get_running_loop().time
@@ -91,7 +97,7 @@ async def _observe(
     return Seen(
         fault,
         end - start,
-        sum((start + end) / 2 <= at < end and how == "success" for at, _, how in world.outcomes),
+        sum(start + seconds / 2 <= at < start + seconds and how == "success" for at, _, how in world.outcomes),
         world.reconciled_after(end) or 0.0,
         converged,
         len(world.outcomes) - failed_before,
@@ -124,7 +130,7 @@ async def crash(plane: ControlPlane, *, seconds: float, settle: float = 2.0, obj
 
     config = str(plane.kubeconfig)
     async with mirror_world("crash", objects=objects, people=config, operator=config) as world:
-        return await _observe("kill -9 of the API server", world, strike, settle=settle)
+        return await _observe("kill -9 of the API server", world, strike, seconds=seconds, settle=settle)
 
 
 async def freeze(plane: ControlPlane, *, seconds: float, settle: float = 2.0, objects: int = 200) -> Seen:
@@ -137,7 +143,7 @@ async def freeze(plane: ControlPlane, *, seconds: float, settle: float = 2.0, ob
 
     config = str(plane.kubeconfig)
     async with mirror_world("freeze", objects=objects, people=config, operator=config) as world:
-        return await _observe("SIGSTOP of the API server", world, strike, settle=settle)
+        return await _observe("SIGSTOP of the API server", world, strike, seconds=seconds, settle=settle)
 
 
 async def compaction(plane: ControlPlane, *, seconds: float, settle: float = 2.0, objects: int = 200) -> Seen:
@@ -156,7 +162,7 @@ async def compaction(plane: ControlPlane, *, seconds: float, settle: float = 2.0
         async with mirror_world(
             "compaction", objects=objects, people=str(plane.kubeconfig), operator=operator
         ) as world:
-            return await _observe("cut off, and history compacted", world, strike, settle=settle)
+            return await _observe("cut off, and history compacted", world, strike, seconds=seconds, settle=settle)
 
 
 async def overload(
@@ -176,7 +182,7 @@ async def overload(
         made[0].share = 0.0
 
     async with mirror_world("overload", objects=objects, people=config, operator=config, through=through) as world:
-        return await _observe(f"{share:.0%} of answers are 429 or 500", world, strike, settle=settle)
+        return await _observe(f"{share:.0%} of answers are 429 or 500", world, strike, seconds=seconds, settle=settle)
 
 
 async def expiry(
@@ -211,7 +217,7 @@ async def expiry(
         world = await stack.enter_async_context(
             mirror_world("expiry", objects=objects, people=str(plane.kubeconfig), operator=str(config))
         )
-        return await _observe(f"tokens of {lifetime:g} s", world, strike, settle=settle)
+        return await _observe(f"tokens of {lifetime:g} s", world, strike, seconds=seconds, settle=settle)
 
 
 async def _all(seconds: float, lifetime: float) -> None:
