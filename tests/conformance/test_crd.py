@@ -298,7 +298,6 @@ async def test_objects_are_validated(api: Api, spec: Obj, field: str, words: str
     assert caught.value.details["group"] == "conformance.kaito.sh"
 
 
-@pytest.mark.minimum("1.25")  # older ones that a later Go has built take an empty string for a null
 async def test_an_empty_string_is_a_string_and_zero_a_number(api: Api, unique: str) -> None:
     kind = await things(api, unique, {"text": {"type": "string"}, "number": {"type": "integer"}})
     made = await api.post(api.at(kind), thing(kind, spec={"text": "", "number": 0}))
