@@ -187,8 +187,8 @@ class WidgetController(_Noted, Controller[Widget]):
 
     async def reconcile(self, obj: Widget, ctx: Context) -> Result:
         with self.noting(ctx, self._seen(obj.uid, obj.spec.tier, ctx)) as after:
-            await self._take(obj, ctx)
-            result = await self._step(obj, ctx)
+            # Children of an owner that is gone would be collected at once, and wake us to make them again.
+            result = await self._step(obj, ctx) if await self._take(obj, ctx) else Result.done()
             after[0] = result.after
             return result
 
@@ -202,15 +202,17 @@ class WidgetController(_Noted, Controller[Widget]):
     async def gone(self, key: ObjectKey, ctx: Context) -> None:
         self.book.gone(self.name, key)
 
-    async def _take(self, widget: Widget, ctx: Context) -> None:
+    async def _take(self, widget: Widget, ctx: Context) -> bool:
         """What no server refuses needs more care than a write: after a restart the cache may show what is long gone,
         and whoever has stood still may lead no more."""
         if widget.uid in self._outside.held:
-            return
+            return True
         live = await ctx.client.get(Widget, widget.name, widget.namespace)
         ctx.check_leading()
-        if live.uid == widget.uid and not live.deleting:
-            self._outside.take(widget.uid)
+        if live.uid != widget.uid or live.deleting:
+            return False  # the watch will say so, and wake us
+        self._outside.take(widget.uid)
+        return True
 
     def _seen(self, uid: str, tier: str, ctx: Context) -> Seen:
         seen = _version(ctx, Widget, ctx.key) | _version(ctx, Tier, ObjectKey("", tier))

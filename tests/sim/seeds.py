@@ -21,4 +21,5 @@ RUNTIME: dict[int, str] = {
     50104: "the error that says what could not be listed came wrapped in a group",
     50228: "the same, after a pause",
     50496: "what was listed at the very end of the time for it, after a pause, was taken for not listed",
+    60052: "an operator made children of an owner that only its silent watch still showed, and the collector took them",
 }
