@@ -1,5 +1,5 @@
 """``python3 -m kaito_presets.inference``: exit status 0 after SIGTERM, 1 if the model cannot be served, 2 if the
-configuration is wrong or there are no weights."""
+configuration is wrong, there are no weights, or an adapter is not complete."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
 from kaito_ctrl.runtime.clock import SystemClock, system_random
 from kaito_presets.inference import logs
+from kaito_presets.inference.adapters import Adapter, find_adapters
 from kaito_presets.inference.config import Config, ConfigError, parse
 from kaito_presets.inference.engine import Engine
-from kaito_presets.inference.weights import HubWeights, Weights, locate, refuse_adapters
+from kaito_presets.inference.weights import HubWeights, Weights, locate
 
 EXIT_USAGE = 2
 
@@ -25,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = parse(sys.argv[1:] if argv is None else argv, os.environ)
         logs.configure(config.log_format, config.log_level)
-        refuse_adapters(config.adapters_dir)
+        adapters = find_adapters(config.adapters_dir, os.environ)
         weights = locate(config)
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -33,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = structlog.get_logger("kaito_presets.inference")
     if config.without_effect:
         log.warning("flags without effect", flags=list(config.without_effect))
+    if not adapters and Path(config.adapters_dir).is_dir():
+        log.warning("no adapters to apply: the directory is empty", directory=config.adapters_dir)
     _quiet_libraries(weights)
-    return _run(config, weights)
+    return _run(config, weights, adapters)
 
 
-def _run(config: Config, weights: Weights) -> int:
+def _run(config: Config, weights: Weights, adapters: tuple[Adapter, ...]) -> int:
     from kaito_presets.inference.process import EXIT_FAILED, serve
 
     rng = system_random()
@@ -45,13 +49,16 @@ def _run(config: Config, weights: Weights) -> int:
     def make_engine() -> Engine:
         from kaito_presets.inference.transformers_engine import TransformersEngine
 
-        return TransformersEngine(config, weights, rng)
+        return TransformersEngine(config, weights, rng, adapters)
 
     try:
         outcome = asyncio.run(serve(config, make_engine, clock=SystemClock(), rng=rng))
     except OSError as error:
         sys.stderr.write(f"error: cannot listen on {config.host} port {config.port}: {error.strerror or error}\n")
         return EXIT_FAILED
+    if outcome.reason:
+        # The last line: it is what becomes of a container's end in its pod's status.
+        sys.stderr.write(f"error: {outcome.reason}\n")
     if outcome.stuck:
         # A thread is inside native code: taking the interpreter down under it could crash, and waiting could take long.
         logging.shutdown()

@@ -10,13 +10,16 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from kaito_presets.catalogue import Catalogue
 from kaito_presets.nearest import nearest
 from kaito_presets.preset import Preset
 
-__all__ = ["Config", "ConfigError", "parse"]
+__all__ = ["CombinationType", "Config", "ConfigError", "parse"]
+
+CombinationType = Literal["svd", "linear", "cat"]
+"""How several adapters become one. peft has more ways; those need a density, which KAITO has no setting for."""
 
 DEFAULT_WEIGHTS = "/workspace/tfs/weights"
 DEFAULT_ADAPTERS = "/mnt/adapter"
@@ -24,7 +27,6 @@ DEFAULT_PORT = 5000
 
 # Flags of KAITO's server that mean nothing here: accepted, so that its command lines work, and named in the log.
 WITHOUT_EFFECT = (
-    "combination_type",
     "force_download",
     "from_tf",
     "low_cpu_mem_usage",
@@ -65,6 +67,7 @@ class Config:
     trust_remote_code: bool = False
     random_weights: Literal["tiny"] | None = None
     adapters_dir: str = DEFAULT_ADAPTERS
+    combination_type: CombinationType = "svd"
     max_model_len: int | None = None
     max_waiting: int = 64
     max_body_bytes: int = 8 * 2**20
@@ -97,6 +100,7 @@ def parse(argv: Sequence[str], env: Mapping[str, str], catalogue: Catalogue | No
     given.setdefault("port", DEFAULT_PORT + rank)
     given.setdefault("weights", DEFAULT_WEIGHTS)
     given.setdefault("served_model_name", preset.served_name if preset else "model")
+    given.setdefault("adapters_dir", env.get("KAITO_ADAPTERS_DIR") or DEFAULT_ADAPTERS)
     given.setdefault("random_weights", env.get("KAITO_RANDOM_WEIGHTS") or None)
     if given["random_weights"] not in (None, "tiny"):
         raise ConfigError(f"random weights come in one size, 'tiny', not {given['random_weights']!r}")
@@ -128,7 +132,8 @@ def _build_parser() -> argparse.ArgumentParser:
     _switch(parser, "--allow_remote_files", "download the weights if they are not a local directory")
     _switch(parser, "--trust_remote_code", "run Python code that comes with the weights")
     add("--random_weights", choices=("tiny",), help="if there are no weights, serve a tiny model with random ones")
-    add("--adapters_dir", metavar="DIR", help=f"default {DEFAULT_ADAPTERS}")
+    add("--adapters_dir", metavar="DIR", help=f"default $KAITO_ADAPTERS_DIR, else {DEFAULT_ADAPTERS}")
+    add("--combination_type", choices=get_args(CombinationType), help="how several adapters are combined; default svd")
     add("--max_model_len", "--max_seq_len", dest="max_model_len", type=_between("max_model_len", 1, 2**31 - 1))
     add("--max_waiting", type=_between("max_waiting", 0, 2**20), help="requests that may wait; more get 429")
     add("--max_body_bytes", type=_between("max_body_bytes", 1, 2**40), help="larger requests get 413")

@@ -38,7 +38,8 @@ class RequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The loaded model. ``context`` is in tokens; ``weights`` says whether its words mean anything."""
+    """The loaded model. ``context`` is in tokens; ``weights`` says whether its words mean anything; ``adapters`` are
+    the names and strengths of those that are active."""
 
     name: str
     architecture: str
@@ -47,6 +48,7 @@ class ModelInfo:
     dtype: str
     device: str
     weights: Literal["pretrained", "random"]
+    adapters: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

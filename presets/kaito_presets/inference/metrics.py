@@ -54,6 +54,12 @@ class Metrics:
             ["model", "architecture", "dtype", "device", "weights"],
             registry=self.registry,
         )
+        self.adapters = Gauge(
+            f"{prefix}adapter_strength",
+            "By what an active adapter's update of the model is multiplied.",
+            ["adapter"],
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
         for route in routes:
             self.requests.labels(route, "200")
@@ -63,6 +69,8 @@ class Metrics:
         """Publish the model, and that loading it took *seconds*."""
         self.load_seconds.set(seconds)
         self.info.labels(info.name, info.architecture, info.dtype, info.device, info.weights).set(1)
+        for name, strength in info.adapters:
+            self.adapters.labels(name).set(strength)
 
     def exposition(self) -> bytes:
         """The text format, version 0.0.4."""

@@ -232,4 +232,5 @@ def _card(service: Service, info: ModelInfo) -> dict[str, Any]:
         "root": source.repository if source else info.name,
         "max_model_len": info.context,
         "weights": info.weights,
+        "adapters": [{"name": name, "strength": strength} for name, strength in info.adapters],
     }

@@ -35,10 +35,12 @@ EXIT_OK, EXIT_FAILED = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended: the exit status, and whether a thread is still inside the model and cannot be waited for."""
+    """How it ended: the exit status, whether a thread is still inside the model and cannot be waited for, and why it
+    failed."""
 
     status: int
     stuck: bool = False
+    reason: str = ""
 
 
 class _Server(uvicorn.Server):
@@ -98,10 +100,10 @@ async def _live(service: Service, make_engine: Callable[[], Engine], stop: async
         engine, info = loading.result()
     except LoadError as error:
         log.error(str(error))
-        return Outcome(EXIT_FAILED)
+        return Outcome(EXIT_FAILED, reason=str(error))
     except Exception as error:
         log.error("the model cannot be loaded", exc_info=error)
-        return Outcome(EXIT_FAILED)
+        return Outcome(EXIT_FAILED, reason=f"the model cannot be loaded: {type(error).__name__}: {error}")
     took = service.clock.monotonic() - began
     service.loaded(engine, info, took)
     said = {"model": info.name, "architecture": info.architecture, "parameters": info.parameters, "dtype": info.dtype}

@@ -15,6 +15,7 @@ import structlog
 import torch
 import transformers
 
+from kaito_presets.inference.adapters import Adapter
 from kaito_presets.inference.config import Config
 from kaito_presets.inference.engine import Completion, FinishReason, Generation, LoadError, ModelInfo, RequestError
 from kaito_presets.inference.text import Detokenizer, StopMatcher
@@ -28,12 +29,14 @@ _PLACEMENTS = ("balanced", "balanced_low_0", "sequential")
 
 
 class TransformersEngine:
-    """Serves one causal language model. ``rng`` seeds the requests that bring no seed of their own."""
+    """Serves one causal language model, with all *adapters* applied. ``rng`` seeds the requests that bring no seed of
+    their own."""
 
-    def __init__(self, config: Config, weights: Weights, rng: random.Random) -> None:
+    def __init__(self, config: Config, weights: Weights, rng: random.Random, adapters: Sequence[Adapter] = ()) -> None:
         self._config = config
         self._weights = weights
         self._rng = rng
+        self._adapters = tuple(adapters)
         self._model: Any = None
         self._tokenizer: Any = None
         self._context = 0
@@ -44,6 +47,10 @@ class TransformersEngine:
                 self._build(self._weights)
             else:
                 self._read(self._weights)
+            if self._adapters:
+                from kaito_presets.inference.merge import apply_adapters
+
+                apply_adapters(self._model, self._adapters, self._config.combination_type)
             self._context = self._longest()
             info = self._describe()
             # The first forward pass finds what loading does not: missing kernels, a tokenizer of another model.
@@ -154,6 +161,7 @@ class TransformersEngine:
             dtype=str(parameter.dtype).removeprefix("torch."),
             device=str(parameter.device),
             weights="random" if isinstance(self._weights, RandomWeights) else "pretrained",
+            adapters=tuple((adapter.name, adapter.strength) for adapter in self._adapters),
         )
 
     def _fit(self, request: Generation) -> tuple[list[int], int]:

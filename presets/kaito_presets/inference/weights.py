@@ -9,7 +9,7 @@ from pathlib import Path
 from kaito_presets.inference.config import DEFAULT_WEIGHTS, Config, ConfigError
 from kaito_presets.preset import Architecture
 
-__all__ = ["HubWeights", "LocalWeights", "RandomWeights", "Weights", "locate", "refuse_adapters"]
+__all__ = ["HubWeights", "LocalWeights", "RandomWeights", "Weights", "locate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +55,6 @@ def locate(config: Config) -> Weights:
         "*.safetensors, or name another directory with --pretrained_model_name_or_path. To download them instead pass "
         "--allow_remote_files; to try the server without a model set KAITO_RANDOM_WEIGHTS=tiny"
     )
-
-
-def refuse_adapters(directory: str) -> None:
-    """Raises ``ConfigError`` if *directory* holds adapters: the model must not be served as if they were applied."""
-    root = Path(directory)
-    if not root.is_dir():
-        return
-    found = sorted(entry.parent.name for entry in root.glob("*/adapter_config.json"))
-    if found:
-        raise ConfigError(
-            f"{root} holds the adapters {', '.join(found)}, and this server cannot apply adapters: "
-            "remove them from the Workspace, or name another directory with --adapters_dir"
-        )
 
 
 def _check(path: Path) -> None:

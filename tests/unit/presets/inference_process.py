@@ -77,7 +77,7 @@ class InferenceProcess:
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """Ours, without what would change the server's mind; the hub is out of reach whatever it tries."""
-    unset = ("KAITO_HOST", "KAITO_RANDOM_WEIGHTS", "LOCAL_RANK", "HF_HUB_OFFLINE")
+    unset = ("KAITO_ADAPTERS_DIR", "KAITO_HOST", "KAITO_RANDOM_WEIGHTS", "LOCAL_RANK", "HF_HUB_OFFLINE")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
     return {**kept, "HF_ENDPOINT": "http://127.0.0.1:9", **(extra or {})}
 

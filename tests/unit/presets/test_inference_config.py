@@ -48,13 +48,21 @@ def test_every_presets_own_command_is_understood() -> None:
 
 
 def test_kaitos_flags_are_accepted_and_those_without_effect_are_named() -> None:
-    c = config("--pipeline=conversational", "--torch_dtype", "bfloat16", "--device_map=cpu", "--combination_type=svd")
+    c = config("--pipeline=conversational", "--torch_dtype", "bfloat16", "--device_map=cpu", "--max_batch_size=4")
     assert (c.pipeline, c.torch_dtype, c.device, c.without_effect) == (
         "conversational",
         "bfloat16",
         "cpu",
-        ("--combination_type",),
+        ("--max_batch_size",),
     )
+
+
+def test_where_adapters_are_and_how_they_are_combined() -> None:
+    c = config()
+    assert (c.adapters_dir, c.combination_type) == ("/mnt/adapter", "svd")
+    c = config("--combination-type=cat", KAITO_ADAPTERS_DIR="/elsewhere")
+    assert (c.adapters_dir, c.combination_type) == ("/elsewhere", "cat")
+    assert config("--adapters_dir=/here", KAITO_ADAPTERS_DIR="/elsewhere").adapters_dir == "/here"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +79,7 @@ def test_kaitos_flags_are_accepted_and_those_without_effect_are_named() -> None:
         (("--pipeline=summarization",), "invalid choice: 'summarization'"),
         (("--trust_remote_code=maybe",), "'maybe' is neither true nor false"),
         (("--device=tpu",), "'tpu' is not one of auto, cpu"),
+        (("--combination_type=ties",), "invalid choice: 'ties'"),
         (("--load_in_4bit",), "does not quantise"),
         (("--port",), "expected one argument"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from inference_process import InferenceProcess, environment, run_to_end, sse
+from inference_process import InferenceProcess, environment, metric, run_to_end, sse
 
 SAVE = """
 import sys
@@ -92,12 +92,54 @@ def test_weights_that_cannot_be_loaded_end_the_process_with_a_reason(tmp_path: P
     assert "Traceback" not in done.stderr
 
 
-def test_adapters_are_refused_rather_than_left_out(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one adapter, as the pod of a Workspace has it."""
+    directory = tmp_path_factory.mktemp("adapters")
+    command = [sys.executable, str(Path(__file__).parent / "lora.py"), str(directory / "my-adapter"), "mistral-7b"]
+    subprocess.run(command, check=True, env=environment({"HF_HUB_OFFLINE": "1"}))
+    return directory
+
+
+def test_a_model_is_served_with_its_adapters_and_everything_says_so(weights: Path, adapters: Path) -> None:
+    said: dict[str, str] = {}
+    for strength in ("0", "0.5"):
+        flags = (f"--pretrained_model_name_or_path={weights}", f"--adapters_dir={adapters}", "--preset=mistral-7b")
+        with InferenceProcess(*flags, env={"my-adapter": strength}) as server:
+            active = server.event("adapters active")
+            assert (active["adapters"], active["combination"]) == ({"my-adapter": float(strength)}, "svd")
+            assert server.event("model loaded")["architecture"] == "MistralForCausalLM"
+            with httpx.Client(base_url=server.url, timeout=20) as client:
+                card = client.get("/v1/models").json()["data"][0]
+                assert card["adapters"] == [{"name": "my-adapter", "strength": float(strength)}]
+                sample = 'kaito_inference_adapter_strength{adapter="my-adapter"}'
+                assert metric(client.get("/metrics").text, sample) == float(strength)
+                greedy = {"prompt": "Hello", "generate_kwargs": {"max_new_tokens": 12, "do_sample": False}}
+                said[strength] = client.post("/chat", json=greedy).json()["Result"]
+    with (
+        InferenceProcess(f"--pretrained_model_name_or_path={weights}") as server,
+        httpx.Client(base_url=server.url, timeout=20) as client,
+    ):
+        server.event("model loaded")
+        assert client.get("/v1/models").json()["data"][0]["adapters"] == []
+        assert said["0"] == client.post("/chat", json=greedy).json()["Result"] != said["0.5"]
+
+
+def test_an_adapter_that_is_not_complete_ends_the_process_before_anything_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "adapter_config.json").write_text("{}")
+    (tmp_path / "mine" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     done = run_to_end("--random_weights=tiny", f"--adapters_dir={tmp_path}")
     assert done.returncode == 2
-    assert "holds the adapters mine" in done.stderr
+    missing = f"adapter mine: {tmp_path}/mine holds no adapter_model.safetensors"
+    assert done.stderr == f"error: {missing}: save the adapter with safe_serialization=True\n"
+
+
+def test_an_adapter_of_another_model_ends_the_process_with_that_as_its_last_words(adapters: Path) -> None:
+    flags = ("--random_weights=tiny", "--preset=falcon-7b", f"--adapters_dir={adapters}")
+    done = run_to_end(*flags)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: adapter my-adapter does not fit the model that is served: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_port_that_is_taken_is_named() -> None:
