@@ -10,6 +10,7 @@ from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
 from kaito_ctrl.cli.signals import stop_on_signal
 from kaito_ctrl.runtime import Cluster, Manager
 from kaito_ctrl.runtime.errors import KubeError, ShutdownTimeout, leaf_errors
+from kaito_ctrl.runtime.heap import SettledHeap
 
 __all__ = ["run_daemon"]
 
@@ -22,6 +23,9 @@ async def run_daemon(options: DaemonOptions, *, kubeconfig: str | None, context:
                 manager = build_manager(cluster, None, options)
             except ValueError as error:
                 raise KubeError(str(error)) from error
+            # This process is the daemon's own: first its modules settle, then what its caches hold.
+            manager.add_server(SettledHeap())
+            manager.add_runnable(SettledHeap())
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(_until_stopped(manager), name="manager")
 

@@ -185,7 +185,8 @@ class MachineController(Controller[Machine]):
         """The instance is gone: so are its nodes. All nodes are listed live, as one may have joined a moment ago."""
         if not provider_id:
             return
-        for node in await ctx.client.list(Node):
+        # One that does not fit its model is not one that has joined for us, and must not hold up those that have.
+        for node in await ctx.client.list(Node, misfits=[]):
             if node.spec.provider_id == provider_id:
                 await _leave(node, ctx)
                 await _release_node(node, ctx)

@@ -9,8 +9,9 @@ from datetime import datetime
 from kaito_api.core import Node, Pod
 from kaito_api.karpenter import DISRUPTED_TAINT
 from kaito_api.meta import is_true
-from kaito_ctrl.runtime import Context, key_of
-from kaito_ctrl.runtime.errors import ApiError, BadRequest, NotFound, TooManyRequests
+from kaito_ctrl.runtime import Context, ObjectKey, key_of
+from kaito_ctrl.runtime.codec import decode_header
+from kaito_ctrl.runtime.errors import ApiError, BadRequest, DecodeError, NotFound, TooManyRequests
 from kaito_ctrl.runtime.meta import object_path
 
 __all__ = ["draining", "in_the_way"]
@@ -44,25 +45,30 @@ async def draining(nodes: Sequence[Node], ctx: Context) -> float | None:
         if not is_true(node.status.conditions, "Ready"):
             continue
         # Read live: a pod that the cache has not seen yet must not lose its node.
-        pods = await ctx.client.list(Pod, fields=f"spec.nodeName={node.name}")
+        misfits: list[DecodeError] = []
+        pods = await ctx.client.list(Pod, fields=f"spec.nodeName={node.name}", misfits=misfits)
         for pod in in_the_way(pods, ctx.now()):
             waiting = True
             if not pod.deleting:
-                await _evict(pod, ctx)
+                await _evict(key_of(pod), pod.uid, ctx)
+        for header in (decode_header(each.raw) for each in misfits):
+            # What it tolerates nobody can tell: it is asked to go like any other, and not waited for.
+            if header.deletion_timestamp is None:
+                await _evict(ObjectKey(header.namespace or "", header.name), header.uid, ctx)
     return 1.0 if waiting else None
 
 
-async def _evict(pod: Pod, ctx: Context) -> None:
+async def _evict(pod: ObjectKey, uid: str, ctx: Context) -> None:
     # Servers before 1.22 know the older version alone, and no server since 1.25 does.
     for version in ("policy/v1", "policy/v1beta1"):
         eviction = {
             "apiVersion": version,
             "kind": "Eviction",
             "metadata": {"name": pod.name, "namespace": pod.namespace},
-            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+            "deleteOptions": {"preconditions": {"uid": uid}},
         }
         try:
-            await ctx.client.request("POST", object_path(Pod, key_of(pod), "eviction"), body=eviction)
+            await ctx.client.request("POST", object_path(Pod, pod, "eviction"), body=eviction)
         except TooManyRequests as error:
             ctx.log.info("a disruption budget holds a pod", pod=str(pod), reason=error.message)
         except NotFound as error:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from kaito_api.apps import Deployment
-from kaito_api.core import Node, Service
+from kaito_api.core import Node, Pod, Service
 from kaito_api.karpenter import Machine
 from kaito_api.meta import ObjectMeta, is_true
 from kaito_api.workspace import Workspace
 from kaito_ctrl.runtime import ObjectKey
-from kaito_ctrl.runtime.errors import NotFound
+from kaito_ctrl.runtime.errors import DecodeError, NotFound
 from kaito_ctrl.runtime.meta import collection_path
 from kaito_provisioner import QuotaExceeded, Throttled
 from tests.unit.reconcilers.conftest import KEY, NAME, World, manifest
@@ -283,3 +283,22 @@ async def test_a_node_wakes_the_workspaces_that_could_use_it_and_no_others(world
         return found.status.worker_nodes == ("brought",)
 
     await world.until(moved)
+
+
+async def test_a_pod_that_nobody_can_read_does_not_hold_up_the_end_of_its_node(world: World) -> None:
+    await up(world)
+    node = (await world.client.list(Node))[0].name
+    pods = "/api/v1/namespaces/default/pods"
+    pod = {"metadata": {"name": "odd"}, "spec": {"nodeName": node, "containers": [{"name": "a", "image": "b"}]}}
+    await world.client.request("POST", pods, body={"apiVersion": "v1", "kind": "Pod", **pod})
+    await world.client.request(
+        "PATCH",
+        f"{pods}/odd/status",
+        body={"status": {"phase": "Undecided"}},
+        headers={"content-type": "application/merge-patch+json"},
+    )
+    with pytest.raises(DecodeError):
+        await world.client.list(Pod)
+    await world.client.delete(Workspace, KEY)
+    await world.until(lambda: gone(world), seconds=10)
+    assert not await world.cloud.list()
