@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kaito_ctrl.cli.local import LocalKaito
-from tests.deployed import ACCOUNT, NAMESPACE, SERVICE, World, live
+from tests.deployed import ACCOUNT, NAMESPACE, SERVICE, World, live, remove
 from tests.e2e.conftest import Kubectl
 from tests.permissions import difference, granted
 from tests.rendered import render
@@ -50,6 +50,7 @@ async def embedded(folder: Path) -> AsyncIterator[World]:
 async def test_the_controllers_use_every_right_that_they_are_granted_and_need_no_other(tmp_path: Path) -> None:
     async with embedded(tmp_path) as world:
         traffic = await live(world)
+        await remove(world)
     assert traffic.refusals == []
     unlike = difference(granted(render("base"), NAMESPACE, ACCOUNT), traffic.used)
     assert not unlike, f"manifests/base and what the controllers do are not the same:\n{unlike}"

@@ -14,7 +14,7 @@ from kaito_ctrl.runtime import Cluster
 from kaito_ctrl.runtime.clock import SystemClock
 from kaito_ctrl.testing.controlplane import ControlPlane, run_control_plane
 from kaito_provisioner.sim import SimCloud
-from tests.deployed import ACCOUNT, NAMESPACE, SERVICE, World, live
+from tests.deployed import ACCOUNT, NAMESPACE, SERVICE, World, live, remove
 from tests.e2e.conftest import Kubectl
 from tests.permissions import difference, granted
 from tests.real.joined import SERVICE_CIDR, nodes_on, own_address
@@ -45,7 +45,7 @@ async def real(plane: ControlPlane, folder: Path) -> AsyncIterator[World]:
         booting = asyncio.create_task(cloud.run())
         stack.push_async_callback(asyncio.wait, (booting,))
         stack.callback(booting.cancel)
-        namespace, name, port = SERVICE
+        namespace, name, _ = SERVICE
 
         async def lead_webhook_to(ports: Sequence[int]) -> None:
             """By hand: the replicas are no pods, which a selector could find."""
@@ -83,6 +83,7 @@ async def test_the_controllers_use_every_right_that_they_are_granted_and_need_no
 ) -> None:
     async with real(strict, tmp_path) as world:
         traffic = await live(world)
+        await remove(world)
     assert traffic.refusals == []
     unlike = difference(granted(render("base"), NAMESPACE, ACCOUNT), traffic.used)
     assert not unlike, f"manifests/base and what the controllers do are not the same:\n{unlike}"
