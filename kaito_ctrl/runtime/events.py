@@ -314,7 +314,7 @@ class EventRecorder:
             heapq.heappop(self._due)
             if self._records.get(record.key) is not record:
                 continue
-            if now - record.touched >= self.limits.silence:
+            if now >= record.touched + self.limits.silence:
                 self._close(record)
                 continue
             if record.count > record.written and now >= record.written_at + self.limits.refresh:

@@ -435,6 +435,18 @@ def test_a_stop_takes_two_seconds_however_the_server_is() -> None:
     run_virtual(main())
 
 
+def test_a_series_ends_at_its_moment_whatever_is_lost_in_rounding() -> None:
+    # Of a moment, a sum's rounding may fall one way and a difference's the other: it was over and not over, for ever.
+    async def body(w: World) -> None:
+        rng = random.Random(5)
+        for number in range(100):
+            w.tell(about=POD.evolve(name=f"web-{number}", uid=f"u-{number}"))
+            await asyncio.sleep(400 + rng.random())
+        assert len(await w.events()) == 100
+
+    in_virtual_time(body)
+
+
 def test_nothing_is_remembered_of_what_is_over() -> None:
     async def body(w: World) -> None:
         for number in range(50):
