@@ -163,6 +163,7 @@ class Container(Model):
     readiness_probe: Probe | None = None
     startup_probe: Probe | None = None
     security_context: Mapping[str, Any] | None = None
+    termination_message_policy: Literal["File", "FallbackToLogsOnError"] | None = None
     stdin: bool | None = None
     stdin_once: bool | None = None
     tty: bool | None = None

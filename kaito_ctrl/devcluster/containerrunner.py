@@ -218,7 +218,7 @@ class ContainerRunner:
             "TMPDIR": str(scratch),
             "HOSTNAME": setting.pod.spec.hostname or setting.pod.name,
             "KAITO_HOST": setting.ip,
-            **launch.env,
+            **{name: mounts.rewrite(value) for name, value in launch.env.items()},
             **{name: mounts.rewrite(value) for name, value in declared.items()},
             # No device plug-in has handed out a device: a GPU of this machine is not the pod's.
             "NVIDIA_VISIBLE_DEVICES": "",
@@ -255,7 +255,8 @@ class ContainerRunner:
             self._setting.tell("Failed", message, warning=True)
             status = _START_ERROR
         else:
-            record.end(status, began, clock.now())
+            log.close()
+            record.end(status, began, clock.now(), message=_last_words(container, status, log))
         finally:
             log.close()
         return status
@@ -336,6 +337,17 @@ class ContainerRunner:
             async with asyncio.timeout(setting.pod.spec.termination_grace_period_seconds):
                 await process.wait()
         process.signal(signal.SIGKILL)
+
+
+def _last_words(container: Container, status: int, log: ContainerLog) -> str:
+    """What its status says of why it ended: a kubelet takes at most 80 lines or 2048 bytes of the log.
+
+    The other source, a file that the container writes at its ``terminationMessagePath``, cannot be had here: that path
+    is the machine's own.
+    """
+    if status == 0 or container.termination_message_policy != "FallbackToLogsOnError":
+        return ""
+    return log.tail(lines=80, max_bytes=2048)
 
 
 def _threshold(probe: Probe, state: bool) -> Threshold:

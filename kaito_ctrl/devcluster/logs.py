@@ -124,6 +124,12 @@ class ContainerLog:
                     return
                 await grown.wait()
 
+    def tail(self, *, lines: int, max_bytes: int) -> str:
+        """The end of what was printed: at most that much, once the log is closed."""
+        _, printed = self._from(0)
+        text = b"".join(_shown(line, timestamps=False) for line in printed[-lines:])
+        return text[-max_bytes:].decode(errors="replace")
+
     def _from(self, position: int) -> tuple[int, list[bytes]]:
         """The whole lines from *position* on, counted over everything ever written, and where they end."""
         if not self.path.exists():

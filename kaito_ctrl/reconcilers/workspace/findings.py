@@ -272,7 +272,8 @@ def _of_end(pod: Pod, status: ContainerStatus, ended: Mapping[str, Any], stage: 
     exit_code, reason = ended.get("exitCode"), str(ended.get("reason") or "")
     times = f"{status.restart_count + (1 if status.state.terminated else 0)} times"
     logs = f"kubectl logs {pod.name} -n {pod.namespace} -c {status.name} --previous"
-    said = str(ended.get("message") or "").strip()
+    # The end of its log, where the pod asks for that: a program's last line says why it ended.
+    said = str(ended.get("message") or "").strip().rpartition("\n")[2]
     text = f"it ended {times}, last with exit code {exit_code}" + (f" ({reason})" if reason else "")
     text += f": {said}" if said else ""
     if reason == "OOMKilled":

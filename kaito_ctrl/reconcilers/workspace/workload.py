@@ -173,6 +173,7 @@ def _preset_template(ws: Workspace, preset: Preset, sku: Sku | None, settings: S
         readiness_probe=_probe(10, 3),
         liveness_probe=_probe(10, 6),
         volume_mounts=tuple(mounts),
+        termination_message_policy=_LAST_WORDS,
         security_context=_CONFINED,
     )
     private = (options.image_pull_secrets if options is not None else None) or ()
@@ -194,6 +195,8 @@ def _preset_template(ws: Workspace, preset: Preset, sku: Sku | None, settings: S
     )
 
 
+_LAST_WORDS: Literal["FallbackToLogsOnError"] = "FallbackToLogsOnError"
+"""What a container printed last becomes part of its status, and so of what the workspace says when it fails."""
 _CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -216,6 +219,7 @@ def _adapter_container(adapter: AdapterSpec) -> Container:
         image_pull_policy="Always",
         command=("/bin/sh", "-c", _COPY_ADAPTER, "sh", f"{_ADAPTERS}/{name}"),
         volume_mounts=(VolumeMount(name="adapter-volume", mount_path=_ADAPTERS),),
+        termination_message_policy=_LAST_WORDS,
         security_context=_CONFINED,
     )
 

@@ -71,6 +71,16 @@ async def test_a_failed_init_container_fails_a_pod_that_never_restarts() -> None
         assert waiting(pod) == "PodInitializing"
 
 
+async def test_the_status_of_a_failed_container_has_its_last_words_if_the_pod_asks_for_them() -> None:
+    async with world() as it:
+        for name, more in (("asks", {"terminationMessagePolicy": "FallbackToLogsOnError"}), ("asks-not", {})):
+            await it.pod(name, "seq 100; printf last >&2; exit 3", **more, **NEVER)
+        asks = await it.until(Pod, "asks", lambda pod: pod.status.phase == "Failed")
+        assert terminated(asks)["message"] == "".join(f"{number}\n" for number in range(22, 101)) + "last\n"
+        asks_not = await it.until(Pod, "asks-not", lambda pod: pod.status.phase == "Failed")
+        assert "message" not in terminated(asks_not)
+
+
 async def test_a_crashing_container_is_restarted_ever_more_slowly_and_its_last_end_is_shown() -> None:
     async with world() as it:
         seen: list[str] = []

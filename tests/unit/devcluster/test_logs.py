@@ -51,6 +51,14 @@ async def test_tail_since_and_limit_choose(log: ContainerLog) -> None:
     assert await text(log, tail_lines=0) == ""
 
 
+async def test_the_end_of_a_log_has_at_most_so_many_lines_and_bytes(log: ContainerLog) -> None:
+    for number in range(5):
+        log.write("stderr", f"line {number}\n".encode())
+    log.close()
+    assert log.tail(lines=2, max_bytes=100) == "line 3\nline 4\n"
+    assert log.tail(lines=5, max_bytes=9) == "3\nline 4\n"
+
+
 async def test_a_follower_sees_every_line_and_ends_with_the_container(log: ContainerLog) -> None:
     log.write("stdout", b"before\n")
     async with asyncio.TaskGroup() as group:

@@ -285,3 +285,9 @@ def test_every_finding_can_be_acted_on() -> None:
     found: list[Finding | None] = [of_machine(row[0], NOW) for row in MACHINES]
     found += [of_pod(row[0]) for row in PODS]
     assert all(each is not None and each.fix and each.message and each.source for each in found)
+
+
+def test_the_last_line_that_a_container_printed_is_why_it_ended() -> None:
+    found = of_pod(pod(ended(2, message='{"event": "listening"}\nerror: adapter a: it does not fit\n')))
+    assert found is not None
+    assert found.message == "it ended 3 times, last with exit code 2 (Error): error: adapter a: it does not fit"

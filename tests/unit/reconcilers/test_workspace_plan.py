@@ -380,6 +380,8 @@ def test_an_adapters_files_are_copied_to_where_the_server_looks_for_them() -> No
     assert (strengths["a"], strengths["b"]) == ("1.0", "0.5")
     assert pod["imagePullSecrets"] == [{"name": "pull"}]
     assert {"name": "adapter-volume", "emptyDir": {}} in pod["volumes"]
+    for each in (copying, server):
+        assert each["terminationMessagePolicy"] == "FallbackToLogsOnError", "its last words are to be in its status"
 
 
 LLAMA = {
