@@ -37,7 +37,7 @@ class DaemonOptions:
     webhook_service: tuple[str, str, int] | None = None
     """Namespace, name and port of the Service through which the API server calls the webhook."""
     instance: str | None = None
-    """What tells this replica's webhook from the others behind that Service; by default the host's name, a pod's own."""
+    """What tells this replica's webhook from the others behind that Service; by default the host's name."""
     leader: Lease | None = None
     """The Lease that settles which of several replicas runs the controllers; ``None``: there is only this one."""
     drain: float = 20.0

@@ -69,7 +69,8 @@ async def test_objects_that_do_not_decode_are_a_metric(server: ApiServer) -> Non
     task = asyncio.create_task(cluster.cache.run(lifetime))
     await lifetime.wait_started()
     assert cluster.cache.list(Narrow) == ()
-    assert 'kaito_ctrl_undecodable_objects{cluster="",kind="ConfigMap"} 1.0' in generate_latest(cluster.metrics.registry).decode()
+    exposed = generate_latest(cluster.metrics.registry).decode()
+    assert 'kaito_ctrl_undecodable_objects{cluster="",kind="ConfigMap"} 1.0' in exposed
     lifetime.stop()
     await task
 
