@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -35,11 +35,20 @@ _CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _CURL = ("sh", "-c", 'command -v -- "$1" >/dev/null || set -- curl "$@"; exec "$@"', "sh")
 
 
-def local_images() -> ImageTable:
-    """What the process kubelet runs for the images that KAITO's pods name."""
+def local_images(more: Mapping[str, LocalImage] | None = None) -> ImageTable:
+    """What the process kubelet runs for the images that KAITO's pods name, after *more*.
+
+    An adapter's image is a ``LocalImage`` with a folder of this machine for its ``/data``; one that is not there cannot
+    be pulled.
+    """
     server = Path(str(files("kaito_presets.inference").joinpath("image")))
-    image = LocalImage(env={"KAITO_RANDOM_WEIGHTS": "tiny"}, paths={"/workspace/tfs": server})
-    return ImageTable({"*/kaito-*": image, "curlimages/curl": LocalImage(entrypoint=_CURL)})
+    image = LocalImage(
+        # The server has the path of its adapters' volume built in, where the kubelet cannot put its folder for it.
+        env={"KAITO_RANDOM_WEIGHTS": "tiny", "KAITO_ADAPTERS_DIR": "/mnt/adapter"},
+        paths={"/workspace/tfs": server},
+    )
+    known = {"*/kaito-*": image, "curlimages/curl": LocalImage(entrypoint=_CURL)}
+    return ImageTable({**(more or {}), **known}, inside=("/data",))
 
 
 def offered_types() -> list[SimInstanceType]:
@@ -139,15 +148,16 @@ class LocalKaito:
         controllers: bool = True,
         rbac: bool = False,
         plain_node: str = "",
+        images: Mapping[str, LocalImage] | None = None,
     ) -> AsyncIterator[Self]:
         """Everything up and ready inside the block; nothing left of it after. *boot* is the simulated machines' boot
         time in seconds, *plain_node* the name of a node that is there from the start, for pods that ask for no GPU:
-        every cloud's cluster has one."""
+        every cloud's cluster has one. *images* are known besides KAITO's own, and before them."""
         clock = clock or SystemClock()
         rng = rng or system_random()
         options = options or DaemonOptions(metrics_port=None, health_port=None, webhook_port=0, drain=2.0)
         async with DevCluster.start(
-            root=root, clock=clock, rng=rng, images=local_images(), host=host, port=port, tcp=tcp, rbac=rbac
+            root=root, clock=clock, rng=rng, images=local_images(images), host=host, port=port, tcp=tcp, rbac=rbac
         ) as dev:
             client = Client(dev.transport(user="kaito-ctrl"))
             await install_crds(client)

@@ -7,12 +7,13 @@ container names a command that exists here. Anything else cannot be pulled, and 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from kaito_ctrl.devcluster.kinds import Container
+from kaito_ctrl.devcluster.volumes import names_path
 
 __all__ = ["ImageError", "ImageTable", "Launch", "LocalImage"]
 
@@ -53,10 +54,15 @@ def repository(image: str) -> str:
 
 
 class ImageTable:
-    """Image name patterns (shell wildcards, without tag) and what they stand for; the first that matches counts."""
+    """Image name patterns (shell wildcards, without tag) and what they stand for; the first that matches counts.
 
-    def __init__(self, images: Mapping[str, LocalImage] | None = None) -> None:
+    *inside* are folders that a command finds only in its image. A command that names one, with no volume mounted there,
+    is not run for an unknown image: this machine's own folder of that name is something else.
+    """
+
+    def __init__(self, images: Mapping[str, LocalImage] | None = None, *, inside: Iterable[str] = ()) -> None:
         self._images = dict(images or {})
+        self._inside = tuple(inside)
 
     def find(self, image: str) -> LocalImage | None:
         """The entry for *image*, if there is one."""
@@ -74,13 +80,25 @@ class ImageTable:
             if not argv:
                 raise ImageError("CreateContainerError", f'no command specified for image "{container.image}"')
             return Launch((*argv, *container.args), known.env, known.paths)
-        if container.command and shutil.which(container.command[0], path=path) is not None:
+        needed = self._needed(container)
+        if not needed and container.command and shutil.which(container.command[0], path=path) is not None:
             return Launch((*container.command, *container.args), {})
         patterns = ", ".join(self._images) or "none"
-        given = f'its command "{container.command[0]}" is not on the PATH' if container.command else "it has no command"
+        if needed:
+            given = f"its command reads {needed}, which only the image has"
+        elif container.command:
+            given = f'its command "{container.command[0]}" is not on the PATH'
+        else:
+            given = "it has no command"
         raise ImageError(
             "ErrImagePull",
             f'failed to pull image "{container.image}": this development cluster runs local processes, not container '
             f"images. The image is none of those it knows ({patterns}), and {given}. Give the container a command that "
             "exists on this machine, or register the image in the cluster's image table.",
         )
+
+    def _needed(self, container: Container) -> str:
+        """The folder of its image that the command names, if there is one."""
+        mounted = {mount.mount_path.rstrip("/") for mount in container.volume_mounts}
+        text = " ".join((*container.command, *container.args))
+        return next((each for each in self._inside if each not in mounted and names_path(text, each)), "")

@@ -19,7 +19,7 @@ from typing import Any
 from kaito_ctrl.devcluster.environment import ConfigError, Sources, field_value
 from kaito_ctrl.devcluster.kinds import Container, Pod, Volume
 
-__all__ = ["Mounts", "mounts_of", "prepare_volumes"]
+__all__ = ["Mounts", "mounts_of", "names_path", "prepare_volumes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,19 @@ class Mounts:
         """*text* with each mount path, where a path begins, replaced by its folder."""
         if not self.folders:
             return text
-        longest_first = sorted(self.folders, key=len, reverse=True)
-        names = "|".join(re.escape(path) for path in longest_first)
-        # A path goes on with a slash and ends before anything that cannot be part of its last name.
-        pattern = re.compile(rf"(?<![\w./~-])({names})(?=/|[^\w./~-]|\.?$)")
-        return pattern.sub(lambda found: str(self.folders[found[1]]), text)
+        return _paths(self.folders).sub(lambda found: str(self.folders[found[1]]), text)
+
+
+def names_path(text: str, path: str) -> bool:
+    """Whether *text* has *path*, or a path below it."""
+    return _paths((path,)).search(text) is not None
+
+
+def _paths(paths: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(paths, key=len, reverse=True)
+    names = "|".join(re.escape(path) for path in longest_first)
+    # A path goes on with a slash and ends before anything that cannot be part of its last name.
+    return re.compile(rf"(?<![\w./~-])({names})(?=/|[^\w./~-]|\.?$)")
 
 
 def mounts_of(container: Container, volumes: Mapping[str, Path]) -> Mounts:

@@ -65,6 +65,19 @@ def test_an_unknown_image_runs_if_its_command_is_here_and_is_explained_otherwise
         TABLE.resolve(container(image="nginx", command=["no-such-thing"]), PATH)
 
 
+def test_an_unknown_images_own_folder_is_not_looked_for_on_this_machine() -> None:
+    table = ImageTable({"registry.example/known": LocalImage(paths={"/data": Path("/x")})}, inside=("/data",))
+    copy = {"command": ["sh", "-c", "cp -R /data/. out"]}
+    with pytest.raises(ImageError, match="its command reads /data, which only the image has") as caught:
+        table.resolve(container(image="registry.example/unknown:1", **copy), PATH)
+    assert caught.value.reason == "ErrImagePull"
+    assert 'failed to pull image "registry.example/unknown:1"' in str(caught.value)
+    assert table.resolve(container(image="registry.example/known:1", **copy), PATH).paths == {"/data": Path("/x")}
+    mounted = container(image="busybox", **copy, volumeMounts=[{"name": "v", "mountPath": "/data/"}])
+    assert table.resolve(mounted, PATH).argv[0] == "sh"
+    assert table.resolve(container(image="busybox", command=["ls", "/database", "x/data"]), PATH).argv[0] == "ls"
+
+
 def test_variables_expand_as_kubernetes_expands_them() -> None:
     assert expand("$(A)-$(B)-$$(A)-$A", {"A": "1"}) == "1-$(B)-$(A)-$A"
 
