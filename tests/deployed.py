@@ -167,7 +167,13 @@ async def replica(world: World, name: str, traffic: Traffic, *, streaming: bool)
 
     transport = await dial()
     try:
-        cluster = Cluster(Forgetful(transport, SELDOM), rng=random.Random(name), streaming=streaming, dial=dial)
+        cluster = Cluster(
+            Forgetful(transport, SELDOM),
+            rng=random.Random(name),
+            streaming=streaming,
+            sync_timeout=20.0,
+            dial=dial,
+        )
         options = DaemonOptions(
             metrics_port=None,
             health_port=None,
@@ -197,6 +203,16 @@ async def another_provisioner(world: World) -> AsyncIterator[None]:
 async def live(world: World) -> Traffic:
     """Deploy; run two replicas; serve and delete workspaces; hand over; end."""
     traffic = Traffic()
+    try:
+        await _live(world, traffic)
+    except BaseException as error:
+        for each in traffic.refusals[:10]:
+            error.add_note(f"before that: {each}")
+        raise
+    return traffic
+
+
+async def _live(world: World, traffic: Traffic) -> None:
     await deploy(world)
     async with another_provisioner(world), replica(world, "first", traffic, streaming=True) as first:
         await first.manager.wait_leading()
