@@ -228,7 +228,6 @@ async def _live(world: World, traffic: Traffic) -> None:
                 await second.manager.wait_leading()
             await until(lambda: trusted(world.admin, 1))
             await the_end(world)
-    return traffic
 
 
 async def deploy(world: World) -> None:
