@@ -13,6 +13,7 @@ __all__ = [
     "REVISION_ANNOTATION",
     "REVISION_HASH_ANNOTATION",
     "REVISION_OWNER_LABEL",
+    "RUNTIME_ANNOTATION",
     "WORKSPACE_FINALIZER",
     "WORKSPACE_LABEL",
     "WORKSPACE_NAMESPACE_LABEL",
@@ -23,6 +24,8 @@ WORKSPACE_LABEL = "kaito.sh/workspace"
 WORKSPACE_NAMESPACE_LABEL = "kaito.sh/workspacenamespace"
 MACHINE_TYPE_LABEL = "kaito.sh/machine-type"
 ENABLE_LB_ANNOTATION = "kaito.sh/enablelb"
+RUNTIME_ANNOTATION = "kaito.sh/runtime"
+"""Which server serves a preset: ``transformers`` or ``vllm``."""
 APPLIED_HASH_ANNOTATION = "kaito.sh/applied-hash"
 """On what a workspace consists of: a hash of what was applied last."""
 ACCELERATOR_LABEL = "accelerator"

@@ -20,6 +20,7 @@ from kaito_ctrl.reconcilers.workspace.lookup import (
     POD_INDEXES,
     WORKSPACE_INDEXES,
     machines_of,
+    namesake,
     nodes_for,
     pods_of,
     workspaces_of,
@@ -48,6 +49,8 @@ from kaito_ctrl.runtime.errors import BadRequest, Conflict, Forbidden, Invalid, 
 
 __all__ = ["WorkspaceController"]
 
+_PARTS: tuple[type[Resource], ...] = (Deployment, StatefulSet, Service)
+"""What a workspace is served by, each under a name that follows from the workspace's."""
 _PATIENCE = 300.0
 """Seconds for which a deleted workload may hold up the end of its machines."""
 
@@ -60,9 +63,9 @@ class WorkspaceController(Controller[Workspace]):
     workers = 16
     finalizer = WORKSPACE_FINALIZER
     sources = (
-        owns(Deployment),
-        owns(StatefulSet),
-        owns(Service),
+        *(owns(kind) for kind in _PARTS),
+        # Whoever stands where ours should makes a difference too, by coming and by going.
+        *(watches(kind, namesake) for kind in _PARTS),
         # Nobody else writes them, and what they say is not acted upon: their changes need not wake anybody.
         reads(ControllerRevision),
         watches(Pod, by_label(WORKSPACE_LABEL), scope=Scope(labels=WORKSPACE_LABEL), indexes=POD_INDEXES),
@@ -170,7 +173,7 @@ class WorkspaceController(Controller[Workspace]):
                 live = await ctx.client.get(Machine, machine.name)
             except NotFound:
                 continue
-            if live.uid == machine.uid and not is_true(live.status.conditions, "MachineInitialized"):
+            if live.uid == machine.uid and not await _usable(live, ctx):
                 ctx.log.warning("giving up a machine whose node does not become usable", machine=machine.name)
                 await _delete((live,), ctx)
 
@@ -200,6 +203,17 @@ class WorkspaceController(Controller[Workspace]):
             ctx.log.debug("gone before its status was written")
             return
         tell(ws, status.stages, ctx.events, self._metrics)
+
+
+async def _usable(machine: Machine, ctx: Context) -> bool:
+    """Whether there is a node of *machine*, read live, that could carry a workload."""
+    if not is_true(machine.status.conditions, "MachineInitialized"):
+        return False
+    try:
+        node = await ctx.client.get(Node, machine.status.node_name)
+    except NotFound:
+        return False
+    return is_true(node.status.conditions, "Ready")
 
 
 def _labels_of(key: ObjectKey) -> dict[str, str]:

@@ -12,6 +12,7 @@ from kaito_api.meta import Resource
 from kaito_api.workspace import Workspace
 from kaito_ctrl.reconcilers.names import RESERVED_LABEL_DOMAINS, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
 from kaito_ctrl.reconcilers.workspace.nodes import required_labels
+from kaito_ctrl.reconcilers.workspace.services import HEADLESS
 from kaito_ctrl.runtime import ObjectKey, Reader, key_of
 from kaito_ctrl.runtime.store import Indexer
 
@@ -21,6 +22,7 @@ __all__ = [
     "POD_INDEXES",
     "WORKSPACE_INDEXES",
     "machines_of",
+    "namesake",
     "nodes_for",
     "pods_of",
     "workspaces_of",
@@ -77,6 +79,13 @@ def machines_of(key: ObjectKey, cache: Reader) -> tuple[Machine, ...]:
 def pods_of(key: ObjectKey, cache: Reader) -> tuple[Pod, ...]:
     """The pods of the workspace of that key."""
     return cache.list(Pod, index=("workspace", f"{key.namespace}/{key.name}"))
+
+
+def namesake(part: Resource, cache: Reader) -> Iterable[ObjectKey]:
+    """The workspace, if there is one, whose own object would have the name of *part*."""
+    names = dict.fromkeys((part.name, part.name.removesuffix(HEADLESS)))
+    keys = [ObjectKey(part.namespace or "", name) for name in names]
+    return [key for key in keys if cache.get(Workspace, key.name, key.namespace) is not None]
 
 
 def workspaces_of(node: Node, cache: Reader) -> Iterable[ObjectKey]:

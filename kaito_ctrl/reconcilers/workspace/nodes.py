@@ -32,9 +32,9 @@ there at all is the provisioner's to limit."""
 class NodePlan:
     """What there is, and what is to be done about it.
 
-    ``selected`` nodes carry the workload. ``awaited`` ones did, and are expected back: until ``patience`` seconds from
-    now. ``pending`` machines are on their way, ``missing`` are names to make, ``surplus`` machines are not needed, and
-    ``hopeless`` ones have a node that will never be usable.
+    ``selected`` nodes carry the workload. ``awaited`` ones did, and are expected back. ``pending`` machines are on
+    their way, ``missing`` are names to make, ``surplus`` machines are not needed, and ``hopeless`` ones have a node that
+    will not be usable. In ``patience`` seconds one that is awaited or pending is given up.
     """
 
     selected: tuple[Node, ...]
@@ -100,8 +100,14 @@ def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine]
     waits = {node.name: wait for node in candidates if node.name in in_use and (wait := _expected(node, now)) > 0}
     awaited = tuple(node for node in candidates if node.name in waits)[: resource.count - len(selected)]
     known = {node.name for node in (*selected, *awaited)}
+    # A node that was usable, and has been away for longer than is tolerated, is not on its way.
+    lost = {node.name for node in candidates if not _ready(node)} - known
     hopeless = tuple(
-        each for each in machines if not each.deleting and each.status.node_name not in known and _overdue(each, now)
+        each
+        for each in machines
+        if not each.deleting
+        and each.status.node_name not in known
+        and (each.status.node_name in lost or (_left(each, now) or 0.0) < 0)
     )
     coming = [
         each for each in machines if not each.deleting and each.status.node_name not in known and each not in hopeless
@@ -114,7 +120,9 @@ def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine]
     unclaimed = sum(WORKSPACE_LABEL in node.metadata.labels and node.name not in claimed for node in selected)
     surplus = tuple(each for each in coming[lacking + unclaimed :] if not each.status.node_name)
     names = _free_names(ws.uid, lacking - len(pending), {machine.name for machine in machines})
-    patience = min((waits[node.name] for node in awaited), default=None)
+    moments = [waits[node.name] for node in awaited]
+    moments += [left for each in pending if (left := _left(each, now)) is not None]
+    patience = min(moments, default=None)
     return NodePlan(selected, awaited, pending, names, surplus, hopeless, patience)
 
 
@@ -135,14 +143,15 @@ def replacement_wait(ws: Workspace, now: datetime) -> float:
     return max(wait - (now - asked.last_attempt_at).total_seconds(), 0.0)
 
 
-def _overdue(machine: Machine, now: datetime) -> bool:
-    """Whether its node has been there for too long without becoming usable."""
+def _left(machine: Machine, now: datetime) -> float | None:
+    """For how many more seconds its node, which is there, may be unusable; ``None`` when that is not the question."""
     registered = find_condition(machine.status.conditions, "MachineRegistered")
     if registered is None or registered.status != "True" or registered.last_transition_time is None:
-        return False
+        return None
     if is_true(machine.status.conditions, "MachineInitialized"):
-        return False
-    return (now - registered.last_transition_time).total_seconds() > INITIALIZATION_DEADLINE
+        return None
+    # A second more: times in conditions are whole seconds.
+    return INITIALIZATION_DEADLINE + 1.0 - (now - registered.last_transition_time).total_seconds()
 
 
 def _ready(node: Node) -> bool:

@@ -13,14 +13,14 @@ from datetime import datetime
 from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
 from kaito_api.core import Node, Pod, Service
 from kaito_api.karpenter import Machine
-from kaito_api.meta import Condition, ConditionStatus, Resource, find_condition
+from kaito_api.meta import Condition, ConditionStatus, Resource, find_condition, is_true
 from kaito_api.workspace import StageError, Workspace, WorkspaceStatus
 from kaito_ctrl.reconcilers.workspace.claims import machine
 from kaito_ctrl.reconcilers.workspace.findings import UNDER_WAY, Finding, near_misses
 from kaito_ctrl.reconcilers.workspace.nodes import NodePlan, plan_nodes, replacement_wait
 from kaito_ctrl.reconcilers.workspace.revisions import Revisions, plan_revisions
 from kaito_ctrl.reconcilers.workspace.services import headless_service, service
-from kaito_ctrl.reconcilers.workspace.stages import Scene, look_again, stages
+from kaito_ctrl.reconcilers.workspace.stages import Scene, current_stage, look_again, stages
 from kaito_ctrl.reconcilers.workspace.validation import Problem
 from kaito_ctrl.reconcilers.workspace.workload import Settings, inference_workload
 from kaito_ctrl.runtime.conditions import merge, put
@@ -73,17 +73,31 @@ def plan_workspace(
     nodes = plan_nodes(ws, seen.nodes, seen.machines, now)
     made = _plan(ws, seen, nodes, preset, skus, settings, now)
     status = _staged(ws, made, _scene(ws, seen, nodes, preset, made), now)
-    waits = [each for each in (made.look_again, look_again(seen.machines, now)) if each is not None]
+    if nodes.complete(ws.resource.count) and not is_true(status.conditions, "InferenceReady"):
+        status = _explained(ws, status, now)
+    waits = [each for each in (made.look_again, look_again(seen.machines, status.stages, now)) if each is not None]
     return replace(made, status=status, look_again=min(waits, default=None))
+
+
+def _explained(ws: Workspace, status: WorkspaceStatus, now: datetime) -> WorkspaceStatus:
+    """*status* with the cause in its conditions when the workload fails, whether or not it has served before."""
+    current = current_stage(status.stages)
+    if current is None or current.state != "Failed" or current.message is None:
+        return status
+    write = _StatusWriter(ws.evolve(status=status), now)
+    return write.status(*write.not_serving(current.message))
 
 
 def _scene(ws: Workspace, seen: Observed, nodes: NodePlan, preset: Preset | None, made: Plan) -> Scene:
     mine = tuple(pod for pod in seen.pods if pod.metadata.namespace == ws.namespace)
+    # What is left of a pod that was evicted, or is on its way out, says nothing once another has taken its place.
+    lasting = tuple(pod for pod in mine if pod.status.phase not in ("Failed", "Succeeded") and not pod.deleting)
+    pods = lasting if len(lasting) >= ws.resource.count else mine
     machines = tuple(each for each in seen.machines if each not in nodes.surplus)
     loading = float(preset.readiness_timeout_seconds) if preset is not None else 1800.0
     in_use = (*nodes.selected, *nodes.awaited)
     hint = near_misses(ws, seen.nodes) if not in_use else None
-    return Scene(machines, in_use, seen.workload, mine, hint=hint, asked=len(made.machines), loading=loading)
+    return Scene(machines, in_use, seen.workload, pods, hint=hint, asked=len(made.machines), loading=loading)
 
 
 def _staged(ws: Workspace, made: Plan, scene: Scene, now: datetime) -> WorkspaceStatus:

@@ -7,17 +7,19 @@ from kaito_api.meta import ObjectMeta
 from kaito_api.workspace import Workspace
 from kaito_ctrl.reconcilers.names import ENABLE_LB_ANNOTATION, WORKSPACE_LABEL
 
-__all__ = ["PORT", "TORCH_PORT", "headless_name", "headless_service", "rendezvous", "service"]
+__all__ = ["HEADLESS", "PORT", "TORCH_PORT", "headless_name", "headless_service", "rendezvous", "service"]
 
 PORT = 5000
 """Where every model server listens."""
 TORCH_PORT = 29500
+HEADLESS = "-headless"
+"""What the name of the second Service of a distributed workspace ends in."""
 _POD_LABEL = "statefulset.kubernetes.io/pod-name"
 
 
 def headless_name(ws: Workspace) -> str:
     """The name under which the pods of a distributed workspace find each other."""
-    return f"{ws.name}-headless"
+    return f"{ws.name}{HEADLESS}"
 
 
 def rendezvous(ws: Workspace) -> str:

@@ -78,9 +78,11 @@ def stages(ws: Workspace, scene: Scene, now: datetime) -> tuple[StageStatus, ...
     steps = _steps(ws, scene)
     # A server that has only just started is not ready for a moment, and nothing is wrong with that.
     served = find_condition(ws.status.conditions, "InferenceReady") is not None
-    findings = tuple(each for each in find_out(scene, now) if served or each.code != "NotReady")
-    current = next((each.name for each in steps if not each.done), None)
     before = {each.name: each for each in ws.status.stages}
+    due = before["Serving"].deadline if "Serving" in before else None
+    late = served or (due is not None and due <= now)
+    findings = tuple(each for each in find_out(scene, now) if late or each.code != "NotReady")
+    current = next((each.name for each in steps if not each.done), None)
     built: list[StageStatus] = []
     began = ws.metadata.creation_timestamp
     for step in steps:
@@ -112,8 +114,8 @@ def find_out(scene: Scene, now: datetime) -> Iterable[Finding]:
     return sorted((each for each in found if each is not None), key=lambda each: STAGES.index(each.stage))
 
 
-def look_again(machines: Sequence[Machine], now: datetime) -> float | None:
-    """Seconds until the mere passing of time makes a difference; ``None`` if it does not."""
+def look_again(machines: Sequence[Machine], found: Sequence[StageStatus], now: datetime) -> float | None:
+    """Seconds until the mere passing of time makes a difference to *found*; ``None`` if it does not."""
     moments = [
         each.metadata.creation_timestamp + timedelta(seconds=UNNOTICED)
         for each in machines
@@ -125,6 +127,7 @@ def look_again(machines: Sequence[Machine], now: datetime) -> float | None:
         if not is_true(each.status.conditions, "MachineInitialized")
         and (joined := _since(find_condition(each.status.conditions, "MachineRegistered"))) is not None
     ]
+    moments += [each.deadline for each in found if each.name == "Serving" and each.deadline is not None]
     return min(((each - now).total_seconds() for each in moments if each > now), default=None)
 
 
@@ -192,9 +195,13 @@ def _steps(ws: Workspace, scene: Scene) -> list[_Step]:
         steps += [_Step(name, False) for name in STAGES[1:]]
         return steps
     steps.append(_Step("Planned", True, made))
-    if len(scene.nodes) >= ws.resource.count and is_true(ws.status.conditions, "ResourceReady"):
-        since = resource.last_transition_time if resource is not None else made
+    enough = len(scene.nodes) >= ws.resource.count
+    since = resource.last_transition_time if resource is not None else made
+    if enough and is_true(ws.status.conditions, "ResourceReady"):
         steps += _machine_steps(scene.machines, since) if scene.machines else _given(since)
+    elif enough and (away := [each.name for each in scene.nodes if not is_true(each.status.conditions, "Ready")]):
+        # Whoever made them may go on calling them initialized.
+        steps += [*_given(since)[:3], _Step("NodeInitialized", False, None, f"node {', '.join(away)} to be back")]
     elif scene.machines:
         steps += _machine_steps(scene.machines, None)
     else:

@@ -185,9 +185,9 @@ def test_a_machine_that_nobody_looks_at_is_looked_at_again_by_us() -> None:
     young = Machine.model_validate(
         {"metadata": {"name": "a", "creationTimestamp": (NOW - timedelta(seconds=20)).isoformat()}}
     )
-    assert look_again([young], NOW) == 40.0
-    assert look_again([BOOTED], NOW) is None
-    assert look_again([machine()], NOW) is None
+    assert look_again([young], (), NOW) == 40.0
+    assert look_again([BOOTED], (), NOW) is None
+    assert look_again([machine()], (), NOW) is None
 
 
 def test_a_node_that_has_just_joined_is_awaited_and_not_complained_about() -> None:
@@ -199,6 +199,6 @@ def test_a_node_that_has_just_joined_is_awaited_and_not_complained_about() -> No
 
     found = stages(workspace(), scene(100), NOW)
     assert (found[5].state, found[5].message) == ("Active", "the node to be ready, with its GPUs (ws1: no GPU yet)")
-    assert look_again(scene(100).machines, NOW) == 80.0
+    assert look_again(scene(100).machines, found, NOW) == 80.0
     assert stages(workspace(), scene(180), NOW)[5].state == "Failed"
-    assert look_again(scene(180).machines, NOW) is None
+    assert look_again(scene(180).machines, (), NOW) is None

@@ -158,6 +158,11 @@ TABLE: list[tuple[dict[str, Any], str, str]] = [
         "inference.template.spec.containers[0].image",
         "must be specified",
     ),
+    (
+        inference(metadata__annotations={"kaito.sh/runtime": "tgi"}),
+        "metadata.annotations[kaito.sh/runtime]",
+        "unsupported runtime tgi",
+    ),
     (inference(resource__labelSelector__matchLabels={"apps": "a b"}), "resource.labelSelector", "value of a label"),
     (inference(resource__labelSelector__matchLabels={"a b": "c"}), "resource.labelSelector", "name of a label"),
     (
@@ -293,6 +298,7 @@ def test_what_is_allowed_but_hardly_meant_is_a_warning() -> None:
     assert RULES.warnings(inference()) == ()
     assert "will be used" in RULES.warnings(inference(resource__instanceType=REMOVE))[0].message
     assert "not checked" in RULES.warnings(inference(resource__instanceType="Standard_ND_new_v9"))[0].message
+    assert "vLLM" in RULES.warnings(inference(metadata__annotations={"kaito.sh/runtime": "vllm"}))[0].message
     found = RULES.warnings(inference(metadata__annotations={"kaito.sh/enablelb": "true"}))
     assert "no effect" in found[0].message
 

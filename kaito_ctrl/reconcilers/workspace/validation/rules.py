@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kaito_api.workspace import PresetSpec, ResourceSpec, TuningSpec, Workspace
-from kaito_ctrl.reconcilers.names import ENABLE_LB_ANNOTATION
+from kaito_ctrl.reconcilers.names import ENABLE_LB_ANNOTATION, RUNTIME_ANNOTATION
 from kaito_ctrl.reconcilers.workspace.validation import fields
 from kaito_ctrl.reconcilers.workspace.validation.changes import changes
 from kaito_ctrl.reconcilers.workspace.validation.problem import Problem, did_you_mean
@@ -23,6 +23,7 @@ __all__ = ["ConfigMaps", "Rules"]
 
 MAX_NAME = 54
 """A label has 63 characters, and the headless Service of a workspace is named after it with nine more."""
+_RUNTIMES = ("transformers", "vllm")
 _LABEL = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
 
 ConfigMaps = Mapping[str, Mapping[str, Any]]
@@ -70,6 +71,12 @@ class Rules:
                 f"{balanced!r} has no effect: only 'True' makes a load balancer",
                 'write "True"',
             )
+        if ws.metadata.annotations.get(RUNTIME_ANNOTATION) == "vllm":
+            yield Problem(
+                f"metadata.annotations[{RUNTIME_ANNOTATION}]",
+                "no preset of this release is served by vLLM: it is served by transformers",
+                "leave it out",
+            )
         if "instance_type" not in ws.resource.model_fields_set:
             yield Problem(
                 "resource.instanceType", f"not specified: {ws.resource.instance_type} will be used", "write it down"
@@ -99,6 +106,13 @@ class Rules:
                 "metadata.name",
                 f"{ws.name!r} cannot be the name of a Service, which the workspace gets",
                 f"use at most {MAX_NAME} lower-case letters, digits and -, beginning with a letter",
+            )
+        runtime = ws.metadata.annotations.get(RUNTIME_ANNOTATION)
+        if runtime is not None and runtime not in _RUNTIMES:
+            yield Problem(
+                f"metadata.annotations[{RUNTIME_ANNOTATION}]",
+                f"unsupported runtime {runtime}",
+                f"use {' or '.join(_RUNTIMES)}, or leave it out",
             )
         if inference is None and tuning is None:
             yield Problem("inference", "either inference or tuning must be specified, not neither", "add one")
