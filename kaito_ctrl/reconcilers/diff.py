@@ -16,7 +16,7 @@ from kaito_api.quantity import parse_quantity
 from kaito_ctrl.reconcilers.names import APPLIED_HASH_ANNOTATION
 from kaito_ctrl.runtime.codec import encode_json
 
-__all__ = ["covers", "is_applied", "stamped"]
+__all__ = ["covers", "is_applied", "is_edited", "stamped"]
 
 R = TypeVar("R", bound=Resource)
 
@@ -53,6 +53,17 @@ def _same_quantity(live: Any, wanted: Any) -> bool:
 
 def is_applied(live: dict[str, Any], wanted: Resource, owner: Resource) -> bool:
     """Whether applying *wanted* (stamped) for *owner* over the object *live* would change nothing that we own."""
+    return _owned(live, owner) and covers(live, wanted.to_wire())
+
+
+def is_edited(live: dict[str, Any], wanted: Resource, owner: Resource) -> bool:
+    """Whether somebody has changed the spec of *live* since *wanted* (stamped) was applied to it for *owner*."""
+    found = live.get("metadata", {}).get("annotations", {}).get(APPLIED_HASH_ANNOTATION)
+    same = found == wanted.metadata.annotations[APPLIED_HASH_ANNOTATION]
+    spec = wanted.to_wire().get("spec")
+    return same and spec is not None and _owned(live, owner) and not covers(live.get("spec"), spec)
+
+
+def _owned(live: dict[str, Any], owner: Resource) -> bool:
     references = live.get("metadata", {}).get("ownerReferences", ())
-    owned = any(each.get("uid") == owner.uid and each.get("controller") for each in references)
-    return owned and covers(live, wanted.to_wire())
+    return any(each.get("uid") == owner.uid and each.get("controller") for each in references)

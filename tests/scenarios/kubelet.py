@@ -17,6 +17,7 @@ from kaito_api.core import Namespace, NodeSpec
 from kaito_api.meta import ObjectMeta
 from kaito_ctrl.devcluster.kinds import Lease, LeaseSpec, Node, Pod
 from kaito_ctrl.devcluster.nodelifecycle import LEASE_NAMESPACE
+from kaito_ctrl.devcluster.pods import is_ready
 from kaito_ctrl.devcluster.podstatus import ContainerRecord, CrashBackoff, pod_status
 from kaito_ctrl.runtime import Client, Cluster, ObjectKey, key_of
 from kaito_ctrl.runtime.errors import Conflict, NotFound
@@ -113,6 +114,8 @@ class SimKubelet:
     def fall_silent(self, name: str, *, silent: bool = True) -> None:
         """The node is cut off, or heard again."""
         (self._silent.add if silent else self._silent.discard)(name)
+        for runner in self._pods.values():
+            runner.stir()
 
     async def report(self, name: str, ready: str, message: str = "", **status: Any) -> None:
         """What the kubelet says of its node."""
@@ -172,6 +175,14 @@ class SimKubelet:
         runner = next(each for each in self._pods.values() if each.pod.name == name)
         runner.exit_code = exit_code
         runner.stir()
+
+    async def evict(self, name: str) -> None:
+        """The node runs out of something, and that pod has to end; what is left of it says so."""
+        runner = next(each for each in self._pods.values() if each.pod.name == name)
+        runner.dead = True
+        runner.stir()
+        status = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."}
+        await self._client.patch(Pod, key_of(runner.pod), {"status": status}, subresource="status")
 
     def _on_change(self, change: Change[Pod]) -> None:
         pod = change.new.view() if change.new is not None else None
@@ -275,8 +286,10 @@ class _Runner:
         """Until it crashes, with which exit code."""
         while self.exit_code is None:
             await self._wait(None)
-            if not record.ready and self._kubelet.conduct(self.pod).ready:
-                record.ready = True
+            ready = self._kubelet.conduct(self.pod).ready
+            # Others may have concluded from silence that it is not.
+            if ready != record.ready or ready != is_ready(self.pod):
+                record.ready = ready
                 await self._say()
         return self.exit_code
 

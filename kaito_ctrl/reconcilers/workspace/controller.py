@@ -11,7 +11,7 @@ from kaito_api.core import Node, Pod, Service
 from kaito_api.karpenter import Machine
 from kaito_api.meta import Resource, is_true, owned_by
 from kaito_api.workspace import Workspace, WorkspaceStatus
-from kaito_ctrl.reconcilers.diff import is_applied, stamped
+from kaito_ctrl.reconcilers.diff import is_applied, is_edited, stamped
 from kaito_ctrl.reconcilers.names import WORKSPACE_FINALIZER, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
 from kaito_ctrl.reconcilers.workspace.admission import named_config_maps
 from kaito_ctrl.reconcilers.workspace.lookup import (
@@ -180,8 +180,14 @@ class WorkspaceController(Controller[Workspace]):
     async def _apply(self, ws: Workspace, wanted: Resource, ctx: Context) -> None:
         wanted = stamped(wanted)
         live = ctx.cache.store(type(wanted)).entry(key_of(wanted))
-        if live is not None and is_applied(decode_json(live.raw), wanted, ws):
-            return
+        if live is not None:
+            present = decode_json(live.raw)
+            if is_applied(present, wanted, ws):
+                return
+            if is_edited(present, wanted, ws):
+                # To apply leaves alone what others have put into our lists, and some of that forbids what is ours.
+                again = {"metadata": {"uid": live.header.uid}, "spec": wanted.to_wire()["spec"]}
+                await ctx.client.patch(type(wanted), key_of(wanted), again)
         await ctx.client.apply(wanted, owner=ws)
         ctx.log.info("applied", object=str(wanted))
 

@@ -33,8 +33,8 @@ class NodePlan:
     """What there is, and what is to be done about it.
 
     ``selected`` nodes carry the workload. ``awaited`` ones did, and are expected back. ``pending`` machines are on
-    their way, ``missing`` are names to make, ``surplus`` machines are not needed, and ``hopeless`` ones have a node that
-    will not be usable. In ``patience`` seconds one that is awaited or pending is given up.
+    their way, ``missing`` are names to make, ``surplus`` machines are not needed, and ``hopeless`` ones have a node
+    that will not be usable. In ``patience`` seconds one that is awaited or pending is given up.
     """
 
     selected: tuple[Node, ...]
