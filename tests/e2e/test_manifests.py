@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -84,6 +85,7 @@ async def embedded(folder: Path) -> AsyncIterator[World]:
             lambda token: replace(endpoint, token=token).kubeconfig(),
             lead_webhook_to,
             folder,
+            (1, 32),
         )
 
 
@@ -129,6 +131,20 @@ def test_they_use_nothing_of_kustomize_that_kubectl_1_20_does_not_know() -> None
         assert set(content) <= known, file
         for each in content.get("resources", ()):
             assert (file.parent / each).is_file(), f"{file}: {each} is a folder, which older ones take in bases alone"
+
+
+def test_the_overlay_that_the_page_about_deployment_writes_renders(tmp_path: Path) -> None:
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    text = (ROOT / "docs/deploy.md").read_text()
+    written = re.search(r"cat > manifests/(\S+)/kustomization.yaml <<'EOF'\n(.*?)EOF\n", text, flags=re.DOTALL)
+    assert written is not None
+    folder = tmp_path / "manifests" / written[1]
+    folder.mkdir(parents=True)
+    (folder / "kustomization.yaml").write_text(written[2])
+    objects = render(folder)
+    assert named(objects, "PodDisruptionBudget")
+    (made,) = named(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert made["image"] == "registry.example/kaito-ctrl:0.1.0"
 
 
 def test_every_definition_is_rendered(base: list[Object]) -> None:

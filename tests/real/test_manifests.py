@@ -75,6 +75,7 @@ async def real(plane: ControlPlane, folder: Path) -> AsyncIterator[World]:
             lambda token: plane.kubeconfig_of({"token": token}),
             lead_webhook_to,
             folder,
+            plane.version,
         )
 
 
