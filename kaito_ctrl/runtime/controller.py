@@ -144,7 +144,7 @@ class Controller(Generic[R]):
     """If set, it is put on every object before ``reconcile``, and taken off when ``cleanup`` is done."""
     retry: ClassVar[RetryPolicy] = RetryPolicy()
     when: ClassVar[Predicate | None] = None
-    """Which changes of the objects themselves matter."""
+    """Which changes of the objects themselves matter; that one is being deleted, or gone, always does."""
     scope: ClassVar[Scope | None] = None
     indexes: ClassVar[dict[str, Indexer[Any]]] = {}
 
@@ -225,7 +225,7 @@ class Worker(Generic[R]):
         self._own = Source(
             controller.kind,
             lambda change, _: (change.key,),
-            type(controller).when,  # through the class: as an attribute of the instance it would be a method
+            _or_deletion(type(controller).when),  # through the class: of the instance it would be a method
             controller.scope,
             controller.indexes,
         )
@@ -361,24 +361,7 @@ class Worker(Generic[R]):
         limit = asyncio.timeout(self.controller.timeout)
         try:
             async with limit:
-                result = await self._reconcile(key, ctx)
-        except RetryAfter as error:
-            self.queue.forget(key)
-            self.queue.add(key, after=self._spread(error.seconds), priority=priority)
-            log.info("not now", reason=str(error), seconds=error.seconds)
-            return "requeue_after"
-        except TerminalError as error:
-            self.queue.forget(key)
-            self._report(key, log, error, final=True)
-            if self.metrics is not None:
-                self.metrics.terminal.inc()
-                self.metrics.errors.inc()
-            return "error"
-        except LeaseLost:
-            # Nothing is wrong with the object, and most likely somebody else leads now. But a fence that was closed for
-            # a moment, until the answer to a renewal was seen, must not cost a wake-up.
-            self.queue.retry(key, priority=priority)
-            return "cancelled"
+                result = self._result(await self._reconcile(key, ctx))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -390,7 +373,7 @@ class Worker(Generic[R]):
                 error = TimeoutError(f"the reconcile took longer than {self.controller.timeout:g} s")
                 if self.metrics is not None:
                     self.metrics.timeouts.inc()
-            return self._failed(key, priority, log, error)
+            return self._raised(key, priority, log, error)
         self._failures.pop(key, None)
         task = asyncio.current_task()
         if limit.expired() or (task is not None and task.cancelling()):
@@ -406,9 +389,43 @@ class Worker(Generic[R]):
             return "requeue_after"
         return "success"
 
+    def _result(self, returned: object) -> Result:
+        if not isinstance(returned, Result):
+            raise TypeError(
+                f"controller {self.name!r} returned {returned!r}: return Result.done(), or when to look again"
+            )
+        return returned
+
+    def _raised(self, key: ObjectKey, priority: int, log: Any, error: Exception) -> str:
+        leaves = leaf_errors(error)
+        # What reconcilers raise for us comes in a group when they raise it in a task group of theirs.
+        if all(isinstance(leaf, LeaseLost) for leaf in leaves):
+            # Nothing is wrong with the object, and most likely somebody else leads now. But a fence that was closed for
+            # a moment, until the answer to a renewal was seen, must not cost a wake-up.
+            self.queue.retry(key, priority=priority)
+            return "cancelled"
+        put_off = [leaf for leaf in leaves if isinstance(leaf, RetryAfter)]
+        if len(put_off) == len(leaves):
+            first = min(put_off, key=lambda each: each.seconds)
+            self._failures.pop(key, None)
+            self.queue.forget(key)
+            self.queue.add(key, after=self._spread(first.seconds), priority=priority)
+            log.info("not now", reason=str(first), seconds=first.seconds)
+            return "requeue_after"
+        if all(isinstance(leaf, TerminalError) for leaf in leaves):
+            self.queue.forget(key)
+            self._report(key, log, error, final=True)
+            if self.metrics is not None:
+                self.metrics.terminal.inc()
+                self.metrics.errors.inc()
+            return "error"
+        return self._failed(key, priority, log, error)
+
     def _failed(self, key: ObjectKey, priority: int, log: Any, error: Exception) -> str:
         asked = max((leaf.retry_after or 0.0 for leaf in leaf_errors(error) if isinstance(leaf, ApiError)), default=0.0)
-        delay = self.queue.retry(key, priority=priority, least=self._spread(asked))
+        # Whatever a server or a proxy asks for, nobody is put off for longer than by failures alone.
+        least = self._spread(min(asked, self.controller.retry.cap))
+        delay = self.queue.retry(key, priority=priority, least=least)
         self._report(key, log, error, delay=delay)
         if self.metrics is not None:
             self.metrics.errors.inc()
@@ -473,6 +490,18 @@ class Worker(Generic[R]):
         say = log.warning if expected and now - failure.since < _PATIENCE else log.error
         more = {} if expected or final else {"exc_info": error}
         say("reconcile failed", error=text, retry_in=delay, times=failure.times, **more)
+
+
+def _or_deletion(when: Predicate | None) -> Predicate | None:
+    if when is None:
+        return None
+
+    def passes(change: Change[Any]) -> bool:
+        new = change.new
+        # A predicate on labels, say, must not keep an object from being cleaned up.
+        return new is None or new.header.deletion_timestamp is not None or when(change)
+
+    return passes
 
 
 def _passes(error: BaseException) -> bool:

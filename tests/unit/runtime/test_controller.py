@@ -15,9 +15,30 @@ from pydantic import field_validator
 from kaito_api.core import ConfigMap
 from kaito_api.meta import ObjectMeta
 from kaito_ctrl.devcluster.apiserver import ApiServer
-from kaito_ctrl.runtime import Client, Cluster, Context, Controller, Manager, ObjectKey, Result, owns, reads, watches
+from kaito_ctrl.runtime import (
+    Client,
+    Cluster,
+    Context,
+    Controller,
+    Manager,
+    ObjectKey,
+    Result,
+    labels_changed,
+    owns,
+    reads,
+    watches,
+)
 from kaito_ctrl.runtime.codec import Header
-from kaito_ctrl.runtime.errors import ApiError, KubeError, NotCached, NotFound, TerminalError, TransportError
+from kaito_ctrl.runtime.errors import (
+    ApiError,
+    KubeError,
+    LeaseLost,
+    NotCached,
+    NotFound,
+    RetryAfter,
+    TerminalError,
+    TransportError,
+)
 from kaito_ctrl.runtime.queue import RetryPolicy
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 from kaito_ctrl.testing import VirtualClock, run_virtual
@@ -581,3 +602,74 @@ async def test_a_404_that_is_not_about_the_object_does_not_end_its_cleanup(serve
         wire.lost = False
         await until(lambda: controller.left == ["x"])
     assert controller.cleaned == 2
+
+
+async def test_a_reconcile_that_returns_nothing_fails_alone_and_is_told_what_to_return(server: ApiServer) -> None:
+    class Forgetful(Counting):
+        name = "forgetful"
+
+        async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+            self.seen.append(f"{obj.name}#{ctx.attempt}")
+            return Result.done() if ctx.attempt else None  # type: ignore[return-value]
+
+    await Client(server.transport()).create(config_map("x"))
+    controller = Forgetful()
+    with structlog.testing.capture_logs() as logs:
+        async with running(server.transport(), controller):
+            await until(lambda: controller.seen == ["x#0", "x#1"])
+    [said] = [each["error"] for each in logs if each["event"] == "reconcile failed"]
+    assert said == "TypeError: controller 'forgetful' returned None: return Result.done(), or when to look again"
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (RetryAfter(0.01), "requeue_after"),
+        (TerminalError("hopeless"), "error"),
+        (LeaseLost("gone"), "cancelled"),
+    ],
+)
+async def test_what_a_task_group_wraps_means_what_it_means_outside(
+    server: ApiServer, error: KubeError, outcome: str
+) -> None:
+    await Client(server.transport()).create(config_map("x"))
+    controller, outcomes = Counting(ExceptionGroup("unhandled errors in a TaskGroup", [error])), list[str]()
+    async with running(server.transport(), controller, observe=lambda key, each: outcomes.append(each)) as manager:
+        await until(lambda: bool(outcomes))
+        assert outcomes[0] == outcome
+        if isinstance(error, TerminalError):
+            count = "controller_runtime_terminal_reconcile_errors_total"
+            assert manager.cluster.metrics.registry.get_sample_value(count, {"controller": "counting"}) == 1
+        else:
+            await until(lambda: outcomes == [outcome, "success"])
+
+
+async def test_a_key_that_was_put_off_is_failing_no_longer(server: ApiServer) -> None:
+    await Client(server.transport()).create(config_map("x"))
+    controller = Counting(ValueError("one"), RetryAfter(60))
+    async with running(server.transport(), controller) as manager:
+        await until(lambda: controller.seen == ["x#0", "x#1"])
+        await until(lambda: manager.workers[0].queue.idle)
+        assert not manager.workers[0].failing
+
+
+def test_a_server_cannot_put_a_key_off_for_longer_than_the_longest_back_off() -> None:
+    away = [Response.of(503, b"", {"retry-after": seconds}) for seconds in ("86400", "inf", "nan", "-1")]
+    writes, _ = refused_writes(*away, seconds=1200)
+    assert len(writes) == 5
+    assert max(later - earlier for earlier, later in pairwise(writes)) <= 330
+
+
+async def test_a_deletion_is_seen_whatever_else_is_filtered(server: ApiServer) -> None:
+    class Filtering(Finalizing):
+        name = "filtering"
+        when = labels_changed
+
+    client = Client(server.transport())
+    controller = Filtering()
+    async with running(server.transport(), controller) as manager:
+        await client.create(config_map("x"))
+        cache = manager.cluster.cache
+        await until(lambda: (obj := cache.get(ConfigMap, "x", "default")) is not None and bool(obj.metadata.finalizers))
+        await client.delete(ConfigMap, ObjectKey("default", "x"))
+        await until(lambda: controller.left == ["x"])
