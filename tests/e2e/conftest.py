@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from kaito_ctrl.cli.local import LocalKaito
+from kaito_ctrl.devcluster.images import LocalImage
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,8 +58,8 @@ class Local:
 
 
 @asynccontextmanager
-async def local(folder: Path, *, boot: float) -> AsyncIterator[Local]:
-    async with LocalKaito.start(root=folder / "pods", boot=boot, rng=random.Random(7)) as kaito:
+async def local(folder: Path, *, boot: float, images: Mapping[str, LocalImage]) -> AsyncIterator[Local]:
+    async with LocalKaito.start(root=folder / "pods", boot=boot, rng=random.Random(7), images=images) as kaito:
         kubeconfig = folder / "kubeconfig"
         await kaito.dev.write_kubeconfig(kubeconfig)
         yield Local(kaito, Kubectl(kubeconfig))
@@ -66,10 +67,10 @@ async def local(folder: Path, *, boot: float) -> AsyncIterator[Local]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., object]:
-    """Starts a system: ``async with start(boot=0.2) as it``."""
+    """Starts a system: ``async with start(boot=0.2) as it``; *images* are known to it besides KAITO's own."""
     if shutil.which(os.environ.get("KUBECTL", "kubectl")) is None:
         pytest.fail("kubectl is needed: install kubernetes-client, or name one in KUBECTL")
-    return lambda boot=0.2: local(tmp_path, boot=boot)
+    return lambda boot=0.2, images=None: local(tmp_path, boot=boot, images=images or {})
 
 
 async def until(check: Callable[[], object], *, seconds: float = 60) -> None:
