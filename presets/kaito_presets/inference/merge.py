@@ -57,8 +57,8 @@ def _apply(model: Any, adapters: Sequence[Adapter], combination: CombinationType
             raise LoadError(_misfit(adapter, error)) from error
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     rank = max(_rank(layer, key) for layer in layers for key in keys)
-    # The sum is the same by either way; peft's own `svd` decomposes matrices of the model's size, which takes minutes
-    # for each where the sum, that has a low rank from the start, takes milliseconds.
+    # The result is the same either way. peft's own `svd` decomposes a matrix of the layer's size, which takes many
+    # seconds for each of a model's hundred; the sum has a low rank from the start, and its factors take milliseconds.
     reduce = combination == "svd" and len(adapters) > 1
     for key in keys:
         _describe_by_layers(wrapped, key)

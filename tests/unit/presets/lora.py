@@ -8,6 +8,8 @@ from typing import Any
 
 from kaito_presets import Architecture, Catalogue
 
+__all__ = ["architecture_of", "peft", "save_adapter", "tiny_model", "torch"]
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what these libraries deprecate in each other is not ours to fix
     import peft

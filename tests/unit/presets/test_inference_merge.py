@@ -125,6 +125,19 @@ def test_every_combination_is_the_one_that_peft_calls_so(tmp_path: Path, combina
     torch.testing.assert_close(ours, logits(theirs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("strengths", [{"a": 0.7}, {"a": 0.7, "b": 0.4}], ids=["one", "two"])
+def test_models_in_half_precision_compute_the_same_less_precisely(
+    tmp_path: Path, precision: Any, strengths: dict[str, float]
+) -> None:
+    for seed, name in enumerate(strengths, 1):
+        save_adapter(tmp_path / name, PHI3, seed=seed)
+    half = tiny_model(PHI3).to(precision)
+    apply_adapters(half, found(tmp_path, **strengths), "svd")
+    full = with_adapters(PHI3, found(tmp_path, **strengths))
+    torch.testing.assert_close(logits(half).float(), full, rtol=0, atol=0.03)
+
+
 def test_only_the_combination_stays_in_memory(tmp_path: Path) -> None:
     save_adapter(tmp_path / "a", PHI3, r=2)
     save_adapter(tmp_path / "b", PHI3, r=6)
