@@ -31,6 +31,10 @@ from kaito_presets.skus import SkuTable
 __all__ = ["Observed", "Plan", "plan_workspace", "refused"]
 
 
+_CONFIG = 30.0
+"""Seconds between two looks at a ConfigMap that is not there, or is wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What was read for one pass."""
@@ -66,7 +70,9 @@ def plan_workspace(
     problem = _obstacle(ws, seen)
     if problem is not None:
         write = _StatusWriter(ws, now)
-        made = Plan(write.status(*write.no_resources(problem.message)))
+        # ConfigMaps are not watched: a cluster is full of them, and hardly any is meant for us.
+        again = _CONFIG if any(each.field.startswith("tuning.config") for each in seen.problems) else None
+        made = Plan(write.status(*write.no_resources(problem.message)), look_again=again)
         return replace(made, status=_staged(ws, made, Scene(seen.machines, problem=problem), now))
     assert ws.inference is not None
     preset = catalogue.get(ws.inference.preset.name) if ws.inference.preset is not None else None
