@@ -2,8 +2,8 @@
 
 Kinds are declared before the cache runs; reading another one raises ``NotCached`` instead of quietly starting a
 watch of the whole cluster. Reads are plain function calls: there is no await between two of them, so what one pass
-of a reconciler reads belongs together. The cache hears of the process's own writes (it is the client's
-``WriteObserver``), so a read is never older than them.
+of a reconciler reads belongs together. The cache hears of the process's own writes and live reads (it is the client's
+``Observer``), so what is read here is never older than what they have shown.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from kaito_ctrl.runtime.errors import (
     NotCached,
     NotFound,
     TooManyRequests,
+    TransportError,
     Unauthorized,
 )
 from kaito_ctrl.runtime.lifetime import Lifetime
-from kaito_ctrl.runtime.meta import ObjectKey
+from kaito_ctrl.runtime.meta import ObjectKey, address
 from kaito_ctrl.runtime.metrics import Metrics
 from kaito_ctrl.runtime.scope import Scope
 from kaito_ctrl.runtime.store import Doubt, Indexer, Store
@@ -46,8 +47,12 @@ class Reader:
         self._store_of = store_of
 
     def get(self, kind: type[R], name: str, namespace: str | None = None) -> R | None:
-        """The object, or ``None``. Raises ``NotCached`` for an undeclared kind and ``DecodeError`` for a misfit."""
-        return self.store(kind).get(ObjectKey(namespace or "", name))
+        """The object, or ``None``.
+
+        Raises ``NotCached`` for an undeclared kind, ``DecodeError`` for a misfit, and ``ValueError`` for a namespaced
+        kind without a namespace.
+        """
+        return self.store(kind).get(address(kind, name, namespace))
 
     def list(
         self,
@@ -60,7 +65,10 @@ class Reader:
     ) -> tuple[R, ...]:
         """Objects by namespace, labels, owner (by uid) and declared index, all of which must hold; ordered by key."""
         return self.store(kind).select(
-            namespace=namespace, labels=labels, owner_uid=owner.uid if owner is not None else None, index=index
+            namespace=namespace if kind.namespaced else None,
+            labels=labels,
+            owner_uid=owner.uid if owner is not None else None,
+            index=index,
         )
 
     def store(self, kind: type[R]) -> Store[R]:
@@ -171,6 +179,10 @@ class Cache(Reader):
             if all(store.synced or (not required and self._fails(each)) for each, store in self._stores.items()):
                 synced.set()
 
+        async def on_stop() -> None:
+            await lifetime.wait_stopping()
+            synced.set()
+
         if not self._stores:
             synced.set()
         watches: list[asyncio.Task[None]] = []
@@ -195,6 +207,8 @@ class Cache(Reader):
                     group.create_task(each.run(), name=f"watch/{kind.plural}/{each.namespace or ''}")
                     for each in self.reflectors[kind]
                 ]
+            # Whoever waits for a server that is away must be able to stop at once.
+            stopping = group.create_task(on_stop(), name="cache/stopping")
             try:
                 async with asyncio.timeout(self._sync_timeout):
                     await synced.wait()
@@ -206,14 +220,22 @@ class Cache(Reader):
                         "may this identity list and watch it?"
                     )
             if late is None:
-                lifetime.started()
+                if not lifetime.is_stopping:
+                    lifetime.started()
                 await lifetime.wait_stopping()
-            for watch in watches:
-                watch.cancel()
+            for task in (*watches, stopping):
+                task.cancel()
         if late is not None:
             raise late  # here, for the group would wrap it
 
-    # -- WriteObserver ---------------------------------------------------------------------------------------------
+    # -- Observer --------------------------------------------------------------------------------------------------
+
+    def reading(self, kind: type[Resource], key: ObjectKey) -> Callable[[bytes | None], None]:
+        store = self._stores.get(kind)
+        key = address(kind, key.name, key.namespace)
+        if store is None or not self._in_scope(kind, key):
+            return _ignore
+        return partial(store.settle, store.ask(key))
 
     def wrote(self, kind: type[Resource], key: ObjectKey, raw: bytes) -> None:
         store = self._stores.get(kind)
@@ -248,6 +270,9 @@ class Cache(Reader):
                 for key in sorted(store.uncertain()):
                     try:
                         await self._look_up(kind, store.ask(key))
+                    except TransportError as error:
+                        failures.append(error)
+                        break  # nobody answers: to ask for the others as well takes as long again for each
                     except KubeError as error:
                         failures.append(error)
         if failures:
@@ -297,3 +322,7 @@ class Cache(Reader):
         store = self._stores[kind]
         # Whether a selector holds only the server knows; such a cache learns of new objects from its watch alone.
         return store.scope.includes(kind, key) and (not store.scope.query() or key in store)
+
+
+def _ignore(_: bytes | None) -> None:
+    """For what is not cached."""

@@ -2,14 +2,15 @@
 
 Reads are live. Writes are values: server-side ``apply`` of exactly what the caller owns, a ``patch``, a ``create``,
 a ``delete`` with preconditions. There is no full update, because a partial model would lose the fields it does not
-name. Whoever wants to read its own writes passes a :class:`WriteObserver` (the cache is one): it hears of every
-answer, and of every write whose outcome is unknown.
+name. Whoever wants to read its own writes passes an :class:`Observer` (the cache is one): it hears of every answer,
+and of every write whose outcome is unknown.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -17,12 +18,12 @@ from pydantic import ValidationError
 
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.codec import decode_json, decode_list, encode_json
-from kaito_ctrl.runtime.errors import ApiError, DecodeError, ServerError
+from kaito_ctrl.runtime.errors import ApiError, DecodeError, NotFound, ServerError
 from kaito_ctrl.runtime.fence import Fence
-from kaito_ctrl.runtime.meta import ObjectKey, collection_path, key_of, object_path
+from kaito_ctrl.runtime.meta import ObjectKey, address, collection_path, key_of, object_path
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 
-__all__ = ["Client", "RequestMetrics", "WriteObserver", "raise_for_status", "selector_text"]
+__all__ = ["Client", "Observer", "RequestMetrics", "decode_answer", "raise_for_status", "selector_text"]
 
 R = TypeVar("R", bound=Resource)
 
@@ -37,8 +38,13 @@ _PATCH_TYPES: dict[str, str] = {
 _JSON = {"accept": "application/json"}
 
 
-class WriteObserver(Protocol):
-    """Hears what became of each write."""
+class Observer(Protocol):
+    """Hears what became of each write, and what live reads of single objects have shown."""
+
+    def reading(self, kind: type[Resource], key: ObjectKey) -> Callable[[bytes | None], None]:
+        """A live read begins; what this returns is called with its answer, ``None`` for an object that is not there,
+        and may raise ``DecodeError`` for an answer that is no such object."""
+        ...
 
     def wrote(self, kind: type[Resource], key: ObjectKey, raw: bytes) -> None:
         """The server answered with the object as it now is."""
@@ -78,10 +84,23 @@ def _status_error(code: int, body: bytes, headers: Mapping[str, str]) -> ApiErro
     wait = headers.get("retry-after") or details.get("retryAfterSeconds")
     try:
         retry_after = float(wait) if wait is not None else None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
+        retry_after = None
+    if retry_after is not None and not 0 <= retry_after < math.inf:
         retry_after = None
     reason, message = (str(status.get(name) or "") for name in ("reason", "message"))
     return ApiError.of(code, reason, message, details=details, retry_after=retry_after)
+
+
+def decode_answer(raw: bytes) -> dict[str, Any]:
+    """The JSON object that a server has answered with. Raises ``DecodeError``."""
+    try:
+        answer = decode_json(raw)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"the server's answer is not JSON: {error}", raw) from error
+    if not isinstance(answer, dict):
+        raise DecodeError("the server's answer is not a JSON object", raw)
+    return answer
 
 
 async def raise_for_status(response: Response) -> None:
@@ -101,7 +120,7 @@ class Client:
 
     transport: Transport
     field_manager: str = "kaito-ctrl"
-    observer: WriteObserver | None = None
+    observer: Observer | None = None
     fence: Fence | None = None
     """Every write happens inside it: ``LeaseLost`` is raised instead once somebody else may lead."""
     metrics: RequestMetrics | None = None
@@ -113,11 +132,22 @@ class Client:
 
     async def get(self, kind: type[R], name: str, namespace: str | None = None) -> R:
         """The object as it is now (a quorum read). Raises ``NotFound``."""
-        return self._decode(kind, await self.get_raw(kind, ObjectKey(namespace or "", name)))
+        return self._decode(kind, await self.get_raw(kind, address(kind, name, namespace)))
 
     async def get_raw(self, kind: type[Resource], key: ObjectKey) -> bytes:
         """Like :meth:`get`, undecoded."""
-        return await self._call("GET", object_path(kind, key))
+        path = object_path(kind, key)
+        if self.observer is None:
+            return await self._call("GET", path)
+        saw = self.observer.reading(kind, key)
+        try:
+            raw = await self._call("GET", path)
+        except NotFound as error:
+            if error.of_object:
+                saw(None)
+            raise
+        saw(raw)
+        return raw
 
     async def list(
         self,
@@ -143,7 +173,11 @@ class Client:
         token = ""
         while True:
             query = (*base, ("continue", token)) if token else tuple(base)
-            head, items = decode_list(await self._call("GET", collection_path(kind, namespace), query=query))
+            raw = await self._call("GET", collection_path(kind, namespace), query=query)
+            try:
+                head, items = decode_list(raw)
+            except (ValueError, RecursionError) as error:
+                raise DecodeError(f"the server's list of {kind.plural} is not readable: {error}", raw) from error
             for item in items:
                 try:
                     found.append(self._decode(kind, item))
@@ -274,22 +308,27 @@ class Client:
             self.fence.check()  # so that what is refused here leaves no doubt about its outcome
         try:
             raw = await self.request(method, path, query=query, body=body, headers={"content-type": content_type})
+            if self.observer is not None:
+                self._observe(method, kind, key, raw, uid)
         except BaseException as error:
             # Refusals are certain; silence, a broken answer, a 5xx or our own cancellation are not.
             if self.observer is not None and (not isinstance(error, ApiError) or isinstance(error, ServerError)):
                 self.observer.uncertain(kind, key)
             raise
-        if self.observer is not None:
-            self._observe(kind, key, raw, uid)
         return raw
 
-    def _observe(self, kind: type[Resource], key: ObjectKey, raw: bytes, uid: str) -> None:
+    def _observe(self, method: str, kind: type[Resource], key: ObjectKey, raw: bytes, uid: str) -> None:
         assert self.observer is not None
-        answer = decode_json(raw)
+        answer = decode_answer(raw)
+        metadata = answer.get("metadata") or {}
         if answer.get("kind") == "Status":
             self.observer.deleted(kind, key, uid or (answer.get("details") or {}).get("uid") or "")
+        elif method == "DELETE" and _is_gone(metadata):
+            self.observer.deleted(kind, key, metadata.get("uid") or uid)
+        elif answer.get("kind") != kind.kind:
+            # Of a subresource: a Scale has the name and the version of its Deployment, and is none.
+            self.observer.uncertain(kind, key)
         else:
-            metadata = answer.get("metadata") or {}
             self.observer.wrote(kind, ObjectKey(metadata.get("namespace") or "", metadata.get("name") or ""), raw)
 
     async def _call(
@@ -324,3 +363,11 @@ class Client:
             return kind.model_validate_json(raw)
         except ValidationError as error:
             raise DecodeError(f"the server's {kind.kind} does not fit its model: {error}", raw) from error
+
+
+def _is_gone(metadata: Mapping[str, Any]) -> bool:
+    """Whether the object that a deletion was answered with is there no more: of some kinds (pods, services, claims)
+    the server returns what it has just deleted. What still waits for something says that it does."""
+    if not metadata.get("deletionTimestamp"):
+        return True
+    return not metadata.get("finalizers") and metadata.get("deletionGracePeriodSeconds") == 0

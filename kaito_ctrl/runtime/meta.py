@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from kaito_api.meta import Resource
 
-__all__ = ["ObjectKey", "collection_path", "key_of", "newer", "object_path", "parse_version"]
+__all__ = ["ObjectKey", "address", "collection_path", "key_of", "newer", "object_path", "parse_version"]
 
 
 class ObjectKey(NamedTuple):
@@ -25,6 +25,17 @@ def key_of(obj: Resource) -> ObjectKey:
     return ObjectKey(obj.metadata.namespace or "", obj.metadata.name)
 
 
+def address(kind: type[Resource], name: str, namespace: str | None) -> ObjectKey:
+    """The key under which *name* is found; without the namespace, if the kind has none.
+
+    Raises ``ValueError`` when a namespaced kind is addressed without a namespace, which a server would answer with a
+    puzzling 404 or 405, and a cache with nothing.
+    """
+    if kind.namespaced and not namespace:
+        raise ValueError(f"{kind.kind} {name!r} is namespaced: say in which namespace")
+    return ObjectKey(namespace or "" if kind.namespaced else "", name)
+
+
 def collection_path(kind: type[Resource], namespace: str | None = None) -> str:
     """``/apis/kaito.sh/v1alpha1/namespaces/default/workspaces``; without a namespace, the one across all of them."""
     root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
@@ -36,11 +47,9 @@ def collection_path(kind: type[Resource], namespace: str | None = None) -> str:
 def object_path(kind: type[Resource], key: ObjectKey, subresource: str | None = None) -> str:
     """The path of one object, or of a subresource of it.
 
-    Raises ``ValueError`` when a namespaced kind is addressed without a namespace, which the server would answer with
-    a puzzling 404 or 405.
+    Raises ``ValueError`` like :func:`address`, and for an empty name.
     """
-    if kind.namespaced and not key.namespace:
-        raise ValueError(f"{kind.kind} {key.name!r} is namespaced: say in which namespace")
+    key = address(kind, key.name, key.namespace)
     if not key.name:
         raise ValueError(f"a {kind.kind} is addressed by name, and the name is empty")
     path = f"{collection_path(kind, key.namespace)}/{quote(key.name, safe='')}"

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from kaito_api.meta import Resource
-from kaito_ctrl.runtime.codec import decode_record
+from kaito_ctrl.runtime.codec import Record, decode_record
 from kaito_ctrl.runtime.entry import Entry, Form
 from kaito_ctrl.runtime.errors import DecodeError, NotCached
 from kaito_ctrl.runtime.feed import Feed
@@ -231,7 +231,8 @@ class Store(Generic[R]):
 
     def wrote(self, raw: bytes) -> None:
         """The answer to one of our writes."""
-        key = self._take(raw)
+        record = _record(raw)
+        key = self._take(record) if record is not None else None
         if key is not None:
             self._uncertain.pop(key, None)
 
@@ -252,11 +253,17 @@ class Store(Generic[R]):
         return Doubt(key, self._uncertain.get(key, 0), self._entries.get(key))
 
     def settle(self, doubt: Doubt[R], raw: bytes | None) -> None:
-        """What a live read made after the doubtful write says of the key; ``None``: there is no such object."""
+        """What a live read made after :meth:`ask` says of the key; ``None``: there is no such object.
+
+        Raises ``DecodeError``, and leaves the doubt, when *raw* is not that object.
+        """
+        record = _record(raw) if raw is not None else None
+        if raw is not None and (record is None or record.header.name != doubt.key.name):
+            raise DecodeError(f"what the server says of {self.kind.kind} {doubt.key} is no such object", raw)
         self.dismiss(doubt)
         entry = self._entries.get(doubt.key)
-        if raw is not None:
-            self._take(raw)
+        if record is not None:
+            self._take(record)
         elif entry is not None and entry is doubt.entry:
             # Another entry has come in during the read, which may be younger than the answer: then the watch decides.
             self._bury(entry)
@@ -289,11 +296,7 @@ class Store(Generic[R]):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _take(self, raw: bytes) -> ObjectKey | None:
-        try:
-            record = decode_record(raw)
-        except ValueError:
-            return None
+    def _take(self, record: Record) -> ObjectKey | None:
         key = ObjectKey(record.header.namespace or "", record.header.name)
         feed = self._feed_of(key)
         if feed is None or not feed.synced:
@@ -338,6 +341,15 @@ class Store(Generic[R]):
             _discard(self._owners, uid, entry.key)
         for name, value in self._indexed.pop(entry.key, ()):
             _discard(self._indexes[name], value, entry.key)
+
+
+def _record(raw: bytes) -> Record | None:
+    """An object as a server answers with it: it has a name, and a version."""
+    try:
+        record = decode_record(raw)
+    except ValueError:
+        return None
+    return record if record.header.name and record.header.resource_version else None
 
 
 def _key(entry: Entry[R]) -> ObjectKey:

@@ -497,10 +497,13 @@ def config_map(name: str) -> ConfigMap:
 
 
 class Heard:
-    """Implements ``client.WriteObserver``."""
+    """Implements ``client.Observer``."""
 
     def __init__(self) -> None:
         self.doubts: list[str] = []
+
+    def reading(self, kind: type[Any], key: ObjectKey) -> Callable[[bytes | None], None]:
+        return lambda _: None
 
     def wrote(self, kind: type[Any], key: ObjectKey, raw: bytes) -> None: ...
 
