@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
-from kaito_api.core import Node, Pod, Service
+from kaito_api.core import Node, Pod
 from kaito_api.events import Event
 from kaito_api.karpenter import Machine
 from kaito_api.meta import ObjectMeta, Resource, owned_by
@@ -366,18 +366,18 @@ async def exists(admin: Client, kind: type[Resource], name: str) -> bool:
 
 
 async def the_end(world: World) -> None:
+    """What the controllers themselves take away; the rest, which workspaces own, is the garbage collector's."""
     deleted = await world.kubectl("delete", "workspaces", "--all")
     assert deleted.status == 0, deleted.err
 
     async def nothing() -> bool:
         left: list[object] = list(await world.cloud.list())
         everywhere: tuple[type[Resource], ...] = (Workspace, Machine, Node)
-        here: tuple[type[Resource], ...] = (Deployment, StatefulSet, Pod, ControllerRevision)
+        here: tuple[type[Resource], ...] = (Deployment, StatefulSet, Pod)
         for kind in everywhere:
             left += await world.admin.list(kind)
         for kind in here:
             left += await world.admin.list(kind, "default")
-        left += [each for each in await world.admin.list(Service, "default") if each.name != "kubernetes"]
         return not left
 
     await until(nothing)
