@@ -108,3 +108,27 @@ async def test_ten_revisions_are_kept(world: World) -> None:
         await world.apply(_with(("poet", f"0.{number:02}")))
         await asyncio.sleep(5)
     assert await _revisions(world) == list(range(4, 14))
+
+
+@scenario()
+async def test_what_somebody_edits_meanwhile_leaves_no_trace(world: World) -> None:
+    await world.apply(manifest())
+    await world.until_ready()
+    before = (await world.get(Deployment)).spec.template.to_wire()
+    await world.apply(_with(("poet", "0.5")))
+    await asyncio.sleep(1)
+    container = {"name": "ws", "env": [{"name": "THEIRS", "value": "1"}]}
+    await world.user.request(
+        "PATCH",
+        "/apis/apps/v1/namespaces/default/deployments/ws",
+        body={"spec": {"template": {"spec": {"containers": [container]}}}},
+        headers={"content-type": "application/strategic-merge-patch+json"},
+    )
+    await asyncio.sleep(1)
+    [kept] = (await world.get(Deployment)).spec.template.spec.containers
+    assert "THEIRS" not in {each.name for each in kept.env}
+    await world.apply({**manifest(), "inference": {"preset": {"name": "falcon-7b"}, "adapters": []}})
+    await asyncio.sleep(1)
+    await world.until_ready(within=2 * UPDATE)
+    assert (await world.get(Deployment)).spec.template.to_wire() == before
+    await world.settled()
