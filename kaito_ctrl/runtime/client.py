@@ -176,7 +176,7 @@ class Client:
             raw = await self._call("GET", collection_path(kind, namespace), query=query)
             try:
                 head, items = decode_list(raw)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise DecodeError(f"the server's list of {kind.plural} is not readable: {error}", raw) from error
             for item in items:
                 try:

@@ -130,14 +130,23 @@ def decode_record(raw: bytes) -> Record:
 
 
 def decode_list(raw: bytes) -> tuple[ListHead, list[bytes]]:
-    """A list response as its head and the bytes of each item. Raises ``ValueError`` when it is no list."""
-    decoded = _list.decode(raw)
+    """A list response as its head and the bytes of each item.
+
+    Raises ``ValueError`` when it is no list, or nested too deeply.
+    """
+    try:
+        decoded = _list.decode(raw)
+    except RecursionError as error:
+        raise ValueError(f"JSON is nested too deeply: {error}") from error
     return decoded.metadata, [bytes(item) for item in decoded.items or ()]
 
 
 def decode_watch_line(line: bytes) -> WatchLine:
-    """One watch line. Raises ``ValueError`` when it is no JSON object."""
-    return _line.decode(line)
+    """One watch line. Raises ``ValueError`` when it is no JSON object, or nested too deeply."""
+    try:
+        return _line.decode(line)
+    except RecursionError as error:
+        raise ValueError(f"JSON is nested too deeply: {error}") from error
 
 
 def strip_managed_fields(raw: bytes) -> bytes:

@@ -106,8 +106,10 @@ class ApiError(KubeError):
 
 def _is_of_another_object(details: Mapping[str, Any] | None) -> bool:
     """Whether all that is wrong is the uid: to a patch that names one, the server says that it may not be changed."""
-    causes = (details or {}).get("causes") or ()
-    return bool(causes) and all(cause.get("field") == "metadata.uid" for cause in causes)
+    causes = (details or {}).get("causes")
+    if not isinstance(causes, list) or not causes:
+        return False
+    return all(isinstance(cause, Mapping) and cause.get("field") == "metadata.uid" for cause in causes)
 
 
 class BadRequest(ApiError):

@@ -11,6 +11,7 @@ lists, only the speed does.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -26,6 +27,9 @@ _PATIENCE = 256 * 1024
 _head = msgspec.json.Decoder(ListHead)
 # Latin-1 keeps offsets equal to those of the bytes, and what numbers and control characters mean is not asked here.
 _scan = json.JSONDecoder(strict=False, parse_int=len, parse_float=len).raw_decode
+
+
+_brackets = re.compile(r'[\[\]{}]|"(?:[^"\\]*(?:\\.[^"\\]*)*")?', re.DOTALL)
 
 
 class _Incomplete(Exception):
@@ -191,13 +195,31 @@ class ListBody:
             self._text = self._data.decode("latin-1")
         try:
             _, end = _scan(self._text, self._at)
-        except (ValueError, RecursionError):
+        except ValueError:
             raise _Incomplete from None
+        except RecursionError:
+            end = _end_of_nested(self._text, self._at)
         if end >= len(self._data):
             raise _Incomplete
         value = self._data[self._at : end]
         self._at = end
         return value, end
+
+
+def _end_of_nested(text: str, at: int) -> int:
+    """Where the object or list that begins at *at* ends, of any depth. Raises ``_Incomplete``."""
+    depth = 0
+    for token in _brackets.finditer(text, at):
+        match token[0]:
+            case "{" | "[":
+                depth += 1
+            case "}" | "]":
+                depth -= 1
+            case '"':
+                break  # a string that does not end here
+        if depth == 0:
+            return token.end()
+    raise _Incomplete
 
 
 def _beginning(item: bytes) -> bytes:

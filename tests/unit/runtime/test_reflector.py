@@ -306,12 +306,19 @@ async def test_an_error_of_any_shape_is_an_error_and_the_watch_goes_on(status: b
         await until(lambda: names(store) == ["a"])
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b'{"kind":"Status","details":[1],"reason":7,"message":{}}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"[]", b"<html>", b'{"kind":"Status","details":[1],"reason":7,"message":{}}'),
+        *(b'{"kind":"Status","details":{"causes":[7]}}', b'{"kind":"Status","details":{"causes":7}}'),
+    ],
+)
 @pytest.mark.parametrize("asked", ["list", "watch"])
-async def test_a_refusal_of_any_shape_is_a_refusal_and_the_watch_goes_on(asked: str, body: bytes) -> None:
+@pytest.mark.parametrize("status", [503, 422])
+async def test_a_refusal_of_any_shape_is_a_refusal_and_the_watch_goes_on(asked: str, status: int, body: bytes) -> None:
     before = [] if asked == "list" else [page(5)]
     rest = [page(5), SILENT] if asked == "list" else [SILENT]
-    async with reflecting(*before, Answer((body,), status=503), *rest) as (script, store, _):
+    async with reflecting(*before, Answer((body,), status=status), *rest) as (script, store, _):
         await until(lambda: store.synced and len(script.requests) == 3)
 
 
@@ -334,3 +341,24 @@ def test_no_bytes_end_a_watch(chunks: list[bytes]) -> None:
                     await asyncio.sleep(0.1)
 
     run_virtual(scenario())
+
+
+DEEP = b'{"a":' * 5000 + b"1" + b"}" * 5000
+
+
+async def test_an_object_that_is_nested_beyond_reading_is_passed_over_alone() -> None:
+    deep = (
+        json.dumps(config_map("deep", 4))
+        .encode()
+        .replace(b'"data": {}', b'"data": {"quoted": "}]\\"", "x": ' + DEEP + b"}")
+    )
+    assert DEEP in deep
+    listed = page(5, config_map("a", 3), config_map("b", 4)).chunks[0]
+    first = json.dumps(config_map("b", 4)).encode()
+    assert first in listed
+    cut = listed.replace(first, deep + b", " + first)
+    stream = Answer((b'{"type":"ADDED","object":' + deep + b"}\n" + event("ADDED", config_map("c", 6)),), stalls=True)
+    for pieces in ([cut], [cut[at : at + 1000] for at in range(0, len(cut), 1000)]):
+        async with reflecting(Answer(tuple(pieces)), stream) as (_, store, _reflector):
+            await until(lambda: names(store) == ["a", "b", "c"])
+            assert store.unreadable == 2
