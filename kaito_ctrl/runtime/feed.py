@@ -37,7 +37,10 @@ class Feed(Generic[R]):
         """How often something came that is no object with usable metadata."""
         self._store = store
         self._seen: set[ObjectKey] | None = None
-        self._buried: dict[str, str] = {}
+        self._buried: set[str] = set()
+        """The uids of what is gone, as the server has told us and the watch has not yet."""
+        self._buried_since: set[str] = set()
+        """Those since the full content began, which may be from before."""
         self._older: dict[ObjectKey, Entry[R]] = {}
         self._written: set[ObjectKey] = set()
 
@@ -46,6 +49,7 @@ class Feed(Generic[R]):
     def begin_replace(self) -> None:
         """A full content begins: note what is seen from here on."""
         self._seen = set()
+        self._buried_since.clear()
         self._older.clear()
         self._written.clear()
 
@@ -73,7 +77,8 @@ class Feed(Generic[R]):
         uid, version = record.header.uid, record.header.resource_version
         self.version = version or self.version
         current = self._store.entry(key)
-        self._buried.pop(uid, None)
+        self._buried.discard(uid)
+        self._buried_since.discard(uid)
         self._older.pop(key, None)
         # A DELETED event may arrive after the answer to a create of the next object of that name.
         if current is not None and (current.uid == uid or newer(version, current.version)):
@@ -83,14 +88,14 @@ class Feed(Generic[R]):
         """The full content ends, as of *version*: what was not seen is gone."""
         store = self._store
         seen, self._seen = self._seen or set(), None
-        self._buried.clear()
+        self._buried = set(self._buried_since)
         now, before = parse_version(version), parse_version(self.version)
         went_back = now is not None and before is not None and now < before
         for key in sorted(store.keys_except(seen, self.namespace) | self._older.keys()):
             entry = store.entry(key)
             listed = self._older.pop(key, None)
             if entry is None:
-                if went_back and listed is not None:
+                if went_back and listed is not None and listed.uid not in self._buried:
                     store.replace(None, listed, initial=True)
                 continue
             # What we ourselves wrote after the server took its list is newer than the list, not gone.
@@ -130,7 +135,9 @@ class Feed(Generic[R]):
     def bury(self, entry: Entry[R]) -> None:
         """The server says that the object of *entry* is gone."""
         # Events from before the deletion may still be under way: they must not raise the dead.
-        self._buried[entry.uid] = entry.version
+        self._buried.add(entry.uid)
+        if self._seen is not None:
+            self._buried_since.add(entry.uid)
         self._store.drop(entry)
 
     # -- inside --------------------------------------------------------------------------------------------------

@@ -118,8 +118,10 @@ def watches(
     def route(change: Change[Any], cache: Reader) -> Iterable[ObjectKey]:
         keys: set[ObjectKey] = set()
         for entry in (change.old, change.new):
-            if entry is not None and entry.decodable:
-                keys.update(to(entry.view(), cache))
+            # Decoded once: where no more views are kept, each look at one makes it anew.
+            obj = entry.view_or_none() if entry is not None else None
+            if obj is not None:
+                keys.update(to(obj, cache))
         return keys
 
     return Source(kind, route, when, scope, indexes or {}, cluster)

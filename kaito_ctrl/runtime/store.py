@@ -65,6 +65,7 @@ class Store(Generic[R]):
         self.limit(scope or Scope())
         self._entries: dict[ObjectKey, Entry[R]] = {}
         self._owners: dict[str, set[ObjectKey]] = {}
+        self._namespaces: dict[str, set[ObjectKey]] | None = None
         self._indexers: dict[str, Indexer[R]] = {}
         self._indexes: dict[str, dict[str, set[ObjectKey]]] = {}
         self._indexed: dict[ObjectKey, tuple[tuple[str, str], ...]] = {}
@@ -175,10 +176,10 @@ class Store(Generic[R]):
         """The entry of *key*, whether it can be decoded or not."""
         return self._entries.get(key)
 
-    def keys_except(self, seen: AbstractSet[ObjectKey], namespace: str | None) -> set[ObjectKey]:
+    def keys_except(self, seen: AbstractSet[ObjectKey], namespace: str | None) -> AbstractSet[ObjectKey]:
         """The keys, of one namespace or of all (``None``), that are not in *seen*."""
-        missing = self._entries.keys() - seen
-        return missing if namespace is None else {key for key in missing if key.namespace == namespace}
+        present = self._entries.keys() if namespace is None or len(self._feeds) == 1 else self._within(namespace)
+        return present - seen
 
     def entries(self) -> Iterable[Entry[R]]:
         """All entries, in no particular order."""
@@ -201,7 +202,7 @@ class Store(Generic[R]):
 
         Raises :class:`~kaito_ctrl.runtime.errors.NotCached` for an index that nobody declared.
         """
-        keys: Iterable[ObjectKey] = self._entries
+        keys: Iterable[ObjectKey] = self._entries if namespace is None else self._within(namespace)
         if owner_uid is not None:
             keys = self._owners.get(owner_uid, ())
         if index is not None:
@@ -282,6 +283,8 @@ class Store(Generic[R]):
             self.bytes -= len(old.packed)
             self._unindex(old)
             self.form.release(old)
+        elif self._namespaces is not None:
+            self._namespaces.setdefault(entry.key.namespace, set()).add(entry.key)
         self._entries[entry.key] = entry
         self._index(entry)
         self._tell(Change(entry.key, old, entry, initial))
@@ -290,11 +293,21 @@ class Store(Generic[R]):
         """Have *entry* stand no more."""
         self.bytes -= len(entry.packed)
         del self._entries[entry.key]
+        if self._namespaces is not None:
+            _discard(self._namespaces, entry.key.namespace, entry.key)
         self._unindex(entry)
         self.form.release(entry)
         self._tell(Change(entry.key, entry, None))
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _within(self, namespace: str) -> AbstractSet[ObjectKey]:
+        if self._namespaces is None:
+            # Made when somebody first asks: of most kinds nobody does, and each key in it takes memory.
+            self._namespaces = {}
+            for key in self._entries:
+                self._namespaces.setdefault(key.namespace, set()).add(key)
+        return self._namespaces.get(namespace, frozenset())
 
     def _take(self, record: Record) -> ObjectKey | None:
         key = ObjectKey(record.header.namespace or "", record.header.name)

@@ -272,3 +272,57 @@ async def test_a_replay_holds_up_nobody_and_leaves_out_nothing(store: Store[Conf
     live = [change for change in told if not change.initial]
     assert [(change.key.name, change.new is None) for change in live] == [("a49", True), ("b", False)]
     assert [change.key.name for change in told if change.initial] == [f"a{index:02}" for index in range(49)]
+
+
+def test_what_was_deleted_during_a_list_is_not_raised_by_events_from_before(store: Store[ConfigMap]) -> None:
+    store.feed().upsert(record("a", 5), initial=False)
+    store.feed().begin_replace()
+    store.feed().upsert(record("a", 5), initial=True)
+    store.deleted(KEY, "uid-a")
+    store.feed().end_replace("6")
+    store.feed().upsert(record("a", 7), initial=False)
+    assert version(store) is None
+    store.feed().remove(record("a", 8))
+    store.feed().upsert(record("a", 9, uid="second"), initial=False)
+    assert version(store) == "9"
+
+
+def test_what_was_deleted_during_the_list_of_a_server_that_went_back_stays_deleted(store: Store[ConfigMap]) -> None:
+    store.feed().upsert(record("a", 5000), initial=False)
+    store.feed().begin_replace()
+    store.deleted(KEY, "uid-a")
+    store.feed().upsert(record("a", 50), initial=True)
+    store.feed().end_replace("100")
+    assert version(store) is None
+
+
+def test_objects_are_found_by_namespace_as_they_come_and_go(store: Store[ConfigMap]) -> None:
+    def found(namespace: str) -> list[str]:
+        return [each.name for each in store.select(namespace=namespace)]
+
+    store.feed().upsert(record("a", 5), initial=False)
+    assert (found("ns"), found("other")) == (["a"], [])
+    store.feed().upsert(record("b", 6, metadata={"namespace": "other"}), initial=False)
+    store.feed().upsert(record("a", 7), initial=False)
+    assert (found("ns"), found("other")) == (["a"], ["b"])
+    store.feed().remove(record("b", 8, metadata={"namespace": "other"}))
+    assert (found("ns"), found("other")) == (["a"], [])
+
+
+def test_a_list_of_one_namespace_looks_at_no_other() -> None:
+    scattered = Store(ConfigMap)
+    for number in range(1000):
+        scattered.feed().upsert(record("a", number + 1, metadata={"namespace": f"ns-{number}"}), initial=False)
+    scattered.select(namespace="ns-7")
+    looked = 0
+
+    class Watched(dict[ObjectKey, Any]):
+        def __iter__(self) -> Any:
+            nonlocal looked
+            for each in super().__iter__():
+                looked += 1
+                yield each
+
+    scattered._entries = Watched(scattered._entries)
+    assert len(scattered.select(namespace="ns-7")) == 1
+    assert looked == 0
