@@ -1,21 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import httpx
 import pytest
-from inference_process import InferenceProcess
-
-
-@dataclass(frozen=True)
-class TinyServer:
-    """One server in tiny mode, and what its health said before it was ready."""
-
-    process: InferenceProcess
-    client: httpx.Client
-    early_health: httpx.Response
-    early_chat: httpx.Response
+from inference_process import InferenceProcess, TinyServer
 
 
 @pytest.fixture(scope="session")

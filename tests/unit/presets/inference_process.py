@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -73,6 +74,16 @@ class InferenceProcess:
                 if record.get("event") == name:
                     return record
         return None
+
+
+@dataclass(frozen=True)
+class TinyServer:
+    """One server in tiny mode, and what its health said before it was ready."""
+
+    process: InferenceProcess
+    client: httpx.Client
+    early_health: httpx.Response
+    early_chat: httpx.Response
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:

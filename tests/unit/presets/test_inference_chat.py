@@ -9,8 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import TinyServer
-from inference_process import metric
+from inference_process import TinyServer, metric
 
 GREEDY = {"do_sample": False}
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import TinyServer
-from inference_process import metric, sse, texts
+from inference_process import TinyServer, metric, sse, texts
 
 MODEL = "phi-3-mini-4k-instruct"
 HELLO = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
