@@ -28,7 +28,7 @@ from kaito_ctrl.cli.local import LocalKaito
 from kaito_ctrl.runtime import Manager
 from tests.deployed import ACCOUNT, NAMESPACE, SERVICE, World, deploy, free_port, live, remove, token
 from tests.e2e.conftest import ROOT, Kubectl, until
-from tests.permissions import ANY, difference, granted
+from tests.permissions import ANY, Permission, difference, granted
 from tests.rendered import MANIFESTS, render
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -101,6 +101,20 @@ async def test_the_controllers_use_every_right_that_they_are_granted_and_need_no
     assert traffic.refusals == []
     unlike = difference(granted(base, NAMESPACE, ACCOUNT), traffic.used)
     assert not unlike, f"manifests/base and what the controllers do are not the same:\n{unlike}"
+
+
+def test_a_right_too_many_is_told_as_well_as_one_too_few() -> None:
+    role = {"kind": "Role", "metadata": {"name": "it", "namespace": "here"}}
+    rules = [{"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": ["a"], "verbs": ["get", "patch"]}]
+    subject = {"kind": "ServiceAccount", "namespace": "here", "name": "me"}
+    binding = {"kind": "RoleBinding", "metadata": role["metadata"], "roleRef": {"kind": "Role", "name": "it"}}
+    objects = [{**role, "rules": rules}, {**binding, "subjects": [subject]}]
+    used = {Permission("get", "apps", "deployments", "here", "a"), Permission("get", "", "secrets")}
+    assert difference(granted(objects, "here", "me"), used).splitlines() == [
+        "used, but not granted: get secrets",
+        "granted, but never used: patch deployments.apps a in here",
+    ]
+    assert granted(objects, "here", "somebody else") == set()
 
 
 def test_no_right_is_a_wildcard_and_none_is_on_secrets(base: list[Object]) -> None:
