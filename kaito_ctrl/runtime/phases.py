@@ -20,6 +20,9 @@ __all__ = ["Guard", "Phase", "Phases"]
 
 _Task = asyncio.Task[None]
 
+_AT_ONCE = 0.1
+"""Seconds in which a task ends that does not ignore its cancellation."""
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -127,10 +130,14 @@ class Phases:
                 stuck += [task for task in tasks if task in ignoring]
                 errors += [error for task in tasks if (error := _error_of(task)) is not None]
         finally:
-            # Also when we are cancelled a second time: then nobody waits any longer, but nothing goes unseen.
-            for task in everything:
+            # Also when we are cancelled a second time: then all end at once, and nothing goes unseen.
+            left = [task for task in everything if not task.done()]
+            for task in left:
+                task.cancel()
+            if others := [task for task in left if task not in stuck]:
+                await asyncio.wait(others, timeout=_AT_ONCE)
+            for task in left:
                 if not task.done():
-                    task.cancel()
                     self._leave_behind(task)
         if stuck:
             errors.append(ShutdownTimeout([task.get_name() for task in stuck]))

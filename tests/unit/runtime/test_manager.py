@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.runtime import Cluster, Manager
-from kaito_ctrl.runtime.errors import ShutdownTimeout
+from kaito_ctrl.runtime.errors import ShutdownTimeout, TransportError
 from kaito_ctrl.runtime.lifetime import Lifetime, Runnable
+from kaito_ctrl.runtime.transport import Request, Response
 from tests.unit.runtime.test_controller import Counting
 
 
@@ -88,12 +90,14 @@ async def managed(server: ApiServer, *runnables: Runnable, drain: float, grace: 
 async def test_a_task_that_ignores_cancellation_is_named_within_the_bound(server: ApiServer) -> None:
     stubborn = Stubborn()
     loop = asyncio.get_running_loop()
-    with pytest.raises(ShutdownTimeout, match="Stubborn") as caught:
-        async with managed(server, stubborn, drain=0.05, grace=0.2):
-            began = loop.time()
-    assert loop.time() - began < 1.0
-    assert caught.value.tasks == ("Stubborn",)
-    stubborn.free.set()
+    try:
+        with pytest.raises(ShutdownTimeout, match="Stubborn") as caught:
+            async with managed(server, stubborn, drain=0.05, grace=0.2):
+                began = loop.time()
+        assert loop.time() - began < 1.0
+        assert caught.value.tasks == ("Stubborn",)
+    finally:
+        stubborn.free.set()  # else the loop could not be closed
     async with asyncio.timeout(1):
         while any(task.get_name() == "Stubborn" for task in asyncio.all_tasks()):
             await asyncio.sleep(0)
@@ -130,12 +134,14 @@ async def test_a_stop_takes_no_longer_than_drain_and_grace_together(server: ApiS
     loop = asyncio.get_running_loop()
     began = loop.time()
     manager.stop()
-    await asyncio.wait([task], timeout=5)
-    assert loop.time() - began < 0.6
-    with pytest.raises(ShutdownTimeout):
-        task.result()
-    for each in stubborn:
-        each.free.set()
+    try:
+        await asyncio.wait([task], timeout=5)
+        assert loop.time() - began < 0.6
+        with pytest.raises(ShutdownTimeout):
+            task.result()
+    finally:
+        for each in stubborn:
+            each.free.set()
 
 
 async def test_a_manager_without_controllers_runs_what_it_has(server: ApiServer) -> None:
@@ -193,3 +199,43 @@ async def test_a_cancelled_manager_skips_the_drain_and_leaves_nothing(server: Ap
     await asyncio.wait([task], timeout=5)
     assert task.cancelled()
     assert asyncio.all_tasks() == before
+
+
+async def test_a_second_cancellation_waits_for_nobody_and_names_only_what_ignores_it(server: ApiServer) -> None:
+    manager = Manager(Cluster(server.transport()), drain=60.0, grace=60.0)
+    stubborn, slow = Stubborn(), Courteous()
+    for runnable in (stubborn, slow, Deaf()):
+        manager.add_runnable(runnable)
+    manager.add(Counting())
+    task = asyncio.create_task(manager.run())
+    await manager.wait_ready()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with structlog.testing.capture_logs() as logs:
+        try:
+            task.cancel()
+            while manager.ready:
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=5)
+            assert task.cancelled()
+            assert loop.time() - began < 1.0
+            assert [each["task"] for each in logs if each["event"] == "ignores cancellation"] == ["Stubborn"]
+        finally:
+            stubborn.free.set()
+
+
+async def test_a_manager_that_waits_for_its_first_list_stops_at_once(server: ApiServer) -> None:
+    class Away:
+        async def send(self, request: Request) -> Response:
+            raise TransportError("no route")
+
+        async def aclose(self) -> None: ...
+
+    manager = Manager(Cluster(Away()), drain=60.0, grace=60.0)
+    manager.add(Counting())
+    task = asyncio.create_task(manager.run())
+    await asyncio.sleep(0.01)
+    manager.stop()
+    async with asyncio.timeout(5):
+        await task
