@@ -33,7 +33,10 @@ _SLACK = 64
 class QueueMetrics(Protocol):
     """What the queue reports; names follow client-go's workqueue metrics."""
 
-    def added(self) -> None: ...
+    def added(self) -> None:
+        """A key has become ready: what is merged into it counts no more, and what is delayed not yet."""
+        ...
+
     def retried(self) -> None: ...
     def queued_for(self, seconds: float) -> None: ...
     def worked_for(self, seconds: float) -> None: ...
@@ -161,8 +164,6 @@ class Queue(Generic[K]):
         """Hand out *key*, not before *after* seconds from now."""
         now = self._clock()
         due = now + max(after, 0.0)
-        if self._metrics is not None and after <= 0:
-            self._metrics.added()
         if key in self._working:
             if key in self._again:
                 known_priority, known_due = self._again[key]
@@ -244,9 +245,19 @@ class Queue(Generic[K]):
     def _delay(self, item: _Item[K]) -> None:
         item.serial = next(self._serial)
         heapq.heappush(self._delayed, (item.due, item.serial, item))
+        if len(self._delayed) > 2 * len(self._items) + _SLACK:
+            # Keys that are woken again and again, and each time want to be looked at in an hour.
+            self._delayed = [each for each in self._delayed if self._is_delayed(each[2], each[1])]
+            heapq.heapify(self._delayed)
+
+    def _is_delayed(self, item: _Item[K], serial: int) -> bool:
+        """Whether *item* still waits in that place among the delayed ones."""
+        return item.serial == serial and not item.ready
 
     def _make_ready(self, item: _Item[K], now: float) -> None:
         item.ready, item.added = True, now
+        if self._metrics is not None:
+            self._metrics.added()
         self._depth += 1
         self._fifo.append(item)
         if len(self._fifo) > 2 * self._depth + _SLACK:
@@ -268,7 +279,7 @@ class Queue(Generic[K]):
         """Move what is due to the ready ones; return the seconds until the next delayed key, if there is one."""
         while self._delayed:
             due, serial, item = self._delayed[0]
-            if item.serial != serial or item.ready:
+            if not self._is_delayed(item, serial):
                 heapq.heappop(self._delayed)
             elif due <= now:
                 heapq.heappop(self._delayed)

@@ -185,3 +185,53 @@ async def test_the_order_within_a_priority_is_that_of_arrival_there() -> None:
     queue.add("a", priority=NORMAL)
     assert [held.key for held in queue.contents()] == ["c", "d", "a", "b"]
     assert [await take(queue) for _ in range(4)] == ["c", "d", "a", "b"]
+
+
+async def test_a_key_that_is_woken_before_its_time_leaves_nothing_behind() -> None:
+    clock = Clock()
+    queue = make(clock)
+    queue.add("patient", after=60.0)
+    for _ in range(1000):
+        queue.add("busy", after=3600.0)
+        queue.add("busy")
+        queue.done(await take(queue))
+    assert len(queue._delayed) < 300
+    queue.add("busy", after=3600.0)
+    clock.now += 3601
+    assert [await take(queue) for _ in range(2)] == ["patient", "busy"]
+
+
+class Told:
+    """Implements ``queue.QueueMetrics``."""
+
+    def __init__(self) -> None:
+        self.adds = 0
+
+    def added(self) -> None:
+        self.adds += 1
+
+    def retried(self) -> None: ...
+
+    def queued_for(self, seconds: float) -> None: ...
+
+    def worked_for(self, seconds: float) -> None: ...
+
+
+async def test_a_key_counts_as_added_once_for_each_time_that_it_becomes_ready() -> None:
+    clock, told = Clock(), Told()
+    queue = make(clock, metrics=told)
+    queue.add("a")
+    queue.add("a")
+    assert told.adds == 1
+    await take(queue)
+    queue.add("a")
+    queue.add("a")
+    queue.done("a")
+    assert told.adds == 2
+    await take(queue)
+    queue.add("a", after=5.0)
+    queue.done("a")
+    assert told.adds == 2
+    clock.now += 6
+    await take(queue)
+    assert told.adds == 3
