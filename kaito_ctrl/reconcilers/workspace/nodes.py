@@ -97,11 +97,12 @@ def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine]
 
     candidates = sorted((node for node in nodes if eligible(node, ws)), key=rank)
     selected = tuple(node for node in candidates if _ready(node))[: resource.count]
-    waits = {node.name: wait for node in candidates if node.name in in_use and (wait := _expected(node, now)) > 0}
-    awaited = tuple(node for node in candidates if node.name in waits)[: resource.count - len(selected)]
+    waits = {node.name: wait for node in candidates if (wait := _expected(node, now)) is not None}
+    back = [node for node in candidates if node.name in in_use and waits.get(node.name, 0.0) > 0]
+    awaited = tuple(back)[: resource.count - len(selected)]
     known = {node.name for node in (*selected, *awaited)}
     # A node that was usable, and has been away for longer than is tolerated, is not on its way.
-    lost = {node.name for node in candidates if not _ready(node)} - known
+    lost = {name for name, wait in waits.items() if wait <= 0} - known
     hopeless = tuple(
         each
         for each in machines
@@ -120,9 +121,9 @@ def plan_nodes(ws: Workspace, nodes: Iterable[Node], machines: Sequence[Machine]
     unclaimed = sum(WORKSPACE_LABEL in node.metadata.labels and node.name not in claimed for node in selected)
     surplus = tuple(each for each in coming[lacking + unclaimed :] if not each.status.node_name)
     names = _free_names(ws.uid, lacking - len(pending), {machine.name for machine in machines})
-    moments = [waits[node.name] for node in awaited]
-    moments += [left for each in pending if (left := _left(each, now)) is not None]
-    patience = min(moments, default=None)
+    moments = [waits.get(name) for name in (*known, *(each.status.node_name for each in pending))]
+    moments += [_left(each, now) for each in pending]
+    patience = min((each for each in moments if each is not None and each > 0), default=None)
     return NodePlan(selected, awaited, pending, names, surplus, hopeless, patience)
 
 
@@ -158,11 +159,11 @@ def _ready(node: Node) -> bool:
     return is_true(node.status.conditions, "Ready")
 
 
-def _expected(node: Node, now: datetime) -> float:
-    """For how many more seconds a node that is not ready is expected back."""
+def _expected(node: Node, now: datetime) -> float | None:
+    """For how many more seconds a node that is not ready is expected back; ``None`` when that is not the question."""
     condition = find_condition(node.status.conditions, "Ready")
     if condition is None or condition.status == "True" or condition.last_transition_time is None:
-        return 0.0
+        return None
     return TOLERATED - (now - condition.last_transition_time).total_seconds()
 
 

@@ -498,3 +498,30 @@ def test_a_node_that_never_becomes_usable_has_its_machine_given_up() -> None:
     given_up = plan(workspace(status=asked(1, 40)), machines=[stuck(31)])
     assert [each.name for each in given_up.hopeless] == [machine_name("u1", 0)]
     assert [each.name for each in given_up.machines] == [machine_name("u1", 1)]
+
+
+INITIALIZED = {
+    "kaito.sh/workspace": "ws",
+    "kaito.sh/workspacenamespace": "default",
+    "kaito.sh/machine-type": "gpu",
+    "karpenter.sh/initialized": "true",
+}
+
+
+def test_a_machine_whose_node_stays_away_is_given_up_whatever_its_provisioner_says_of_it() -> None:
+    # To Karpenter, what was initialized once is so for ever.
+    conditions = [{"type": kind, "status": "True"} for kind in ("MachineRegistered", "MachineInitialized", "Ready")]
+    lost = Machine.model_validate(
+        {"metadata": {"name": machine_name("u1", 0)}, "status": {"nodeName": "n1", "conditions": conditions}}
+    )
+
+    def away(seconds: float, ws: Workspace) -> Plan:
+        silent = node("n1", ready="Unknown", since=NOW - timedelta(seconds=seconds), **INITIALIZED)
+        return plan(ws, nodes=[silent], machines=[lost], workload=deployment(0))
+
+    for ws in (served(), workspace()):  # in use, or not yet
+        waiting = away(100, ws)
+        assert (waiting.machines, waiting.hopeless, waiting.look_again) == ((), (), 200)
+        given_up = away(301, ws)
+        assert [each.name for each in given_up.hopeless] == [machine_name("u1", 0)]
+        assert [each.name for each in given_up.machines] == [machine_name("u1", 1)]
