@@ -105,6 +105,20 @@ TABLE: list[tuple[dict[str, Any], str, str]] = [
         "inference.adapters",
         "maximum of 10",
     ),
+    (
+        inference(
+            inference={
+                "preset": {
+                    "name": "llama-2-7b",
+                    "accessMode": "private",
+                    "presetOptions": {"image": "registry.example/llama:1"},
+                },
+                "adapters": [ADAPTER],
+            }
+        ),
+        "inference.adapters",
+        "loads no adapters",
+    ),
     (inference(metadata__name="phi-3.5"), "metadata.name", "name of a Service"),
     (inference(metadata__name="3b"), "metadata.name", "beginning with a letter"),
     (inference(metadata__name="a" * 60), "metadata.name", "at most 54"),

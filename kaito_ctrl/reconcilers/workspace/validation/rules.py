@@ -130,6 +130,13 @@ class Rules:
             if inference.template is not None:
                 yield from fields.template(inference.template, "inference.template")
             yield from fields.adapters(inference.adapters or ())
+            served = self.catalogue.get(inference.preset.name) if inference.preset is not None else None
+            if served is not None and served.runtime == "llama-2" and inference.adapters:
+                yield Problem(
+                    "inference.adapters",
+                    f"the server of preset {served.name} loads no adapters",
+                    "leave them out, or use a preset of another family",
+                )
         if tuning is not None:
             yield from self._tuning(tuning, ws.resource)
             if tuning.config:
