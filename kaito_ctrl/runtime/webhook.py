@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from kaito_ctrl.runtime.certs import CertificateAuthority, IssuedCertificate, merge_bundles
-from kaito_ctrl.runtime.client import Client
+from kaito_ctrl.runtime.client import Client, decode_answer
 from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.codec import decode_json, encode_json
 from kaito_ctrl.runtime.errors import Conflict, KubeError, NotFound
@@ -82,8 +82,9 @@ class WebhookServer:
     It listens on *host* and *port* (0: any free one). The API server is told to call *url*, by default
     ``https://host:port``, or the Service (namespace, name, port) *service*, either of which has to lead here.
 
-    Its certificates live for *lifetime*, and are renewed after two thirds of it; the authority before the last stays
-    trusted, so that no call fails meanwhile. Several processes may serve behind one Service: each adds its own
+    Its certificates live for *lifetime*, and are renewed after two thirds of it. A new one is presented from the look
+    after the one that has its authority trusted, and the authority before it stays trusted, so that no call fails
+    meanwhile. Several processes may serve behind one Service: each adds its own
     authority to the bundle that is there, replaces the one of an earlier process of the same *instance* (by default
     the host's name, which is the pod's), and takes its own out when it ends in good order and others remain.
     Registrations are looked at every *check_every* seconds and mended.
@@ -189,39 +190,40 @@ class WebhookServer:
         return [(urlsplit(self._url).hostname if self._url is not None else None) or self._host]
 
     async def _maintain(self, context: ssl.SSLContext) -> None:
-        if self._clock.now() >= self._renew_at:
+        if self._fresh is None and self._clock.now() >= self._renew_at:
             self._fresh = self._renew()
         try:
-            for webhook in self._webhooks:
-                await self._register(webhook)
+            written = [await self._register(webhook) for webhook in self._webhooks]
         except KubeError as error:
             self._log.warning("cannot look after the webhooks' registration", error=str(error))
             return
-        if self._fresh is not None:
-            # Only now that its authority is trusted; that of the certificate before it still is.
+        if self._fresh is not None and not any(written):
+            # Its authority is trusted since an earlier look: API servers hear of what was written just now a moment
+            # later. That of the certificate before it is trusted still.
             self._fresh.load_into(context)
             self._fresh = None
 
     # -- registration ----------------------------------------------------------------------------------------------
 
-    async def _register(self, webhook: Hook, *, afresh: bool = False) -> None:
+    async def _register(self, webhook: Hook, *, afresh: bool = False) -> bool:
         """Write the registration *afresh*, or else if it is not as it should be, until it is found that way: somebody
-        else may be adding their own authority at the same time."""
+        else may be adding their own authority at the same time. Whether it was written."""
+        written = False
         for _ in range(_ATTEMPTS):
             present = await self._present(webhook)
             if present is None and webhook.conversion:
                 if webhook.name not in self._missing:
                     self._log.warning("there is no such CustomResourceDefinition to convert for", crd=webhook.name)
                 self._missing.add(webhook.name)
-                return
+                return written
             self._missing.discard(webhook.name)
             known = webhook.client_config(present) if present is not None else {}
             if not afresh and self._service is None and known.get("url") not in (None, self._url_of(webhook)):
-                return  # another process has taken it over since: not to be fought about
+                return written  # another process has taken it over since: not to be fought about
             wanted = self._client_config(webhook, known)
             if known == wanted and not afresh:
-                return
-            afresh = False
+                return written
+            afresh, written = False, True
             with suppress(Conflict):
                 await self._write(webhook, wanted, present)
         raise Conflict(409, "Conflict", f"the registration of webhook {webhook.name} keeps changing")
@@ -243,12 +245,11 @@ class WebhookServer:
 
     async def _present(self, webhook: Hook) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = decode_json(await self._client.request("GET", webhook.resource_path))
+            return decode_answer(await self._client.request("GET", webhook.resource_path))
         except NotFound as error:
             if not error.of_object:
                 raise
             return None
-        return found
 
     def _client_config(self, webhook: Hook, known: Mapping[str, Any]) -> dict[str, Any]:
         # A url leads to this process alone, a Service to any of its own.

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -30,6 +31,7 @@ from kaito_ctrl.runtime.clock import SystemClock
 from kaito_ctrl.runtime.codec import decode_json, encode_json
 from kaito_ctrl.runtime.errors import Forbidden, NotFound, TransportError
 from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.transport import Request, Response
 from kaito_ctrl.runtime.webhook import WebhookServer
 from tests.boxes import BOXES, box, boxes_crd
 
@@ -220,6 +222,51 @@ async def test_a_certificate_is_renewed_while_the_old_one_is_still_trusted(serve
         await until_there_are(server, lambda found: len(found) == 2 and first[0] not in found)
         with pytest.raises(Forbidden, match="bad is forbidden"):
             await client.create(word("refused", "bad"))
+
+
+async def test_a_renewed_certificate_is_presented_only_after_api_servers_had_time_to_hear_of_it(
+    server: ApiServer,
+) -> None:
+    """They hear of a changed registration a moment after it was written, each by itself."""
+
+    async def presented() -> bytes:
+        where = urlsplit(webhooks.url)
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+        _, writer = await asyncio.open_connection(where.hostname, where.port, ssl=trusting)
+        certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(True)
+        writer.close()
+        await writer.wait_closed()
+        return certificate
+
+    class Looking:
+        """Notes which certificate is presented at each look at the registration, and after how many writes of it."""
+
+        def __init__(self) -> None:
+            self.inner = server.transport()
+            self.writes = 0
+            self.looks: list[tuple[int, bytes]] = []
+
+        async def send(self, request: Request) -> Response:
+            if request.method == "GET" and self.writes:
+                self.looks.append((self.writes, await presented()))
+            self.writes += request.method == "PATCH"
+            return await self.inner.send(request)
+
+        async def aclose(self) -> None: ...
+
+    clock, wire, lifetime = ManualClock(), Looking(), Lifetime()
+    webhooks = WebhookServer(Client(wire), [WEBHOOK], clock=clock, lifetime=timedelta(minutes=30), check_every=0.01)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(webhooks.run(lifetime))
+        await lifetime.wait_started()
+        first = await presented()
+        clock.time += timedelta(minutes=21)
+        while await presented() == first:
+            await asyncio.sleep(0.01)
+        lifetime.stop()
+    # The look that finds it as it was just written, and the next round's.
+    assert [certificate for writes, certificate in wire.looks if writes == 2][:2] == [first, first]
 
 
 async def test_an_api_server_that_is_away_does_not_end_the_webhooks(server: ApiServer) -> None:
