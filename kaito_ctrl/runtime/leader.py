@@ -32,9 +32,8 @@ from pydantic import ValidationError
 from kaito_api import coordination
 from kaito_api.coordination import LeaseSpec
 from kaito_api.meta import ObjectMeta
-from kaito_ctrl.runtime.client import Client
+from kaito_ctrl.runtime.client import Client, decode_answer
 from kaito_ctrl.runtime.clock import Clock
-from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.errors import AlreadyExists, Conflict, DecodeError, KubeError, LeaseLost, NotFound
 from kaito_ctrl.runtime.fence import Fence
 from kaito_ctrl.runtime.lifetime import Lifetime
@@ -346,12 +345,11 @@ class Elector:
 
     async def _get(self) -> dict[str, Any] | None:
         try:
-            raw: dict[str, Any] = decode_json(await self._client.get_raw(coordination.Lease, self.key))
+            return decode_answer(await self._client.get_raw(coordination.Lease, self.key))
         except NotFound as error:
             if not error.of_object:
                 raise
             return None
-        return raw
 
     async def _create(self, record: LeaseSpec | None = None) -> None:
         lease = coordination.Lease(metadata=ObjectMeta(name=self.key.name, namespace=self.key.namespace))
@@ -370,8 +368,7 @@ class Elector:
         self.fence.open(sent + self.lease.renew_deadline)
 
     async def _send(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = decode_json(await self._client.request(method, path, body=body))
-        return answer
+        return decode_answer(await self._client.request(method, path, body=body))
 
     def _report(self, problem: str) -> None:
         """Say what keeps this process from holding the lease, when that changes."""

@@ -42,6 +42,8 @@ class Line(Transport):
         """Requests are carried out, and their answers lost."""
         self.dying = False
         """Like mute, once; from then on nothing is heard any more."""
+        self.garbled = False
+        """Requests are carried out, and something else is answered, as by a proxy."""
         self.delay = 0.0
         """Seconds until a request reaches the server."""
         self.closed = False
@@ -57,6 +59,9 @@ class Line(Transport):
             self.delay = 1e6 if self.dying else self.delay
             await response.aclose()
             raise TransportError("connection reset")
+        if self.garbled:
+            await response.aclose()
+            return Response.of(200, b"<html>welcome</html>")
         return response
 
     async def aclose(self) -> None:
@@ -684,3 +689,21 @@ def test_outside_of_a_pod_the_namespace_has_to_be_said() -> None:
             Elector(Lease("it"), server.transport(), "a", clock=VirtualClock(), rng=random.Random(1), metrics=Metrics())
 
     run_virtual(main())
+
+
+@virtual
+async def test_an_answer_that_is_no_object_is_a_failed_attempt_and_ends_nothing(world: World) -> None:
+    candidate = world.candidate("a")
+    line = candidate.line
+    line.garbled = True
+    await asyncio.sleep(30)
+    assert not candidate.leads
+    line.garbled = False
+    await candidate.lifetime.wait_started()
+    line.garbled = True
+    await asyncio.sleep(5)
+    assert candidate.leads
+    line.garbled = False
+    await asyncio.sleep(60)
+    assert candidate.leads
+    await candidate.stop()
