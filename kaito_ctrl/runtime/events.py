@@ -427,7 +427,8 @@ class EventRecorder:
         spread = 0.5 + self.rng.random() / 2
         delay = min(self.limits.retry_base * 2.0 ** min(self._failures - 1, 16), self.limits.retry_cap) * spread
         asked = error.retry_after if isinstance(error, ApiError) else None
-        await self._pause(max(delay, asked or 0.0))
+        # One event's answer holds up all others: a day that a server asks for is not waited for.
+        await self._pause(max(delay, min(asked or 0.0, self.limits.retry_cap)))
 
     def _drop(self, record: _Record, reason: str) -> None:
         record.attempts = 0

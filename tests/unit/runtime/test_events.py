@@ -315,6 +315,18 @@ def test_a_server_that_is_away_is_waited_for_while_events_are_counted(failure: C
     in_virtual_time(body)
 
 
+def test_a_server_that_asks_for_a_day_is_asked_again_after_half_a_minute() -> None:
+    answers = [Response.of(429, b"", {"retry-after": "86400"})]
+
+    async def body(w: World) -> None:
+        w.wire.fail = lambda request: answers.pop() if answers else None
+        w.tell()
+        await asyncio.sleep(31)
+        await w.only()
+
+    in_virtual_time(body)
+
+
 def test_it_does_not_wait_for_ever() -> None:
     async def body(w: World) -> None:
         w.wire.fail = break_off
