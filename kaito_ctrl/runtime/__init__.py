@@ -1,8 +1,16 @@
 """The controller library: knows Kubernetes, knows nothing of KAITO.
 
-Read it in this order: ``transport`` (bytes), ``client`` (verbs), ``watchstate`` and ``watch`` (one kind's life),
-``store`` and ``cache`` (what is known), ``queue`` and ``source`` (whom it wakes), ``controller`` (what they do),
-``manager`` (all of them).
+Read it in this order; the modules in brackets are details of the ones before them.
+
+1. ``errors``, ``meta``, ``transport`` (bytes; ``connect`` and ``credentials`` over TCP), ``client`` (verbs).
+2. ``watchstate`` and ``watch``: the life of one watch (``codec``, ``listbody``: its bytes).
+3. ``store`` and ``feed``: what is known, and which of two sayings is right (``scope``, ``entry``: what is kept of an
+   object); ``cache``: all kinds of a cluster.
+4. ``queue`` and ``source`` (whom a change wakes), ``controller`` (what is done then), ``finalizer``.
+5. ``lifetime``, ``phases``, ``cluster``, ``manager``: all of it, started and stopped; ``member``: other clusters.
+6. ``leader`` and ``fence``: who may act, and until when.
+7. Beside them: ``events`` (``tokenbucket``), ``conditions``; ``webhook`` with ``admission``, ``conversion`` and
+   ``certs``; ``serving``, ``metrics`` (``cachemetrics``), ``debug`` (``stacks``), ``vitals``, ``heap``; ``clock``.
 """
 
 from kaito_ctrl.runtime.cache import Cache, Reader
@@ -14,6 +22,7 @@ from kaito_ctrl.runtime.manager import Cluster, Manager
 from kaito_ctrl.runtime.member import Member
 from kaito_ctrl.runtime.meta import ObjectKey, key_of
 from kaito_ctrl.runtime.metrics import Metrics
+from kaito_ctrl.runtime.scope import Scope
 from kaito_ctrl.runtime.source import (
     EVERY_CLUSTER,
     by_label,
@@ -23,7 +32,6 @@ from kaito_ctrl.runtime.source import (
     reads,
     watches,
 )
-from kaito_ctrl.runtime.watch import Scope
 
 __all__ = [
     "EVERY_CLUSTER",

@@ -33,7 +33,8 @@ from kaito_ctrl.runtime.meta import ObjectKey, address
 from kaito_ctrl.runtime.metrics import Metrics
 from kaito_ctrl.runtime.scope import Scope
 from kaito_ctrl.runtime.store import Doubt, Indexer, Store
-from kaito_ctrl.runtime.watch import Reflector, State, Waiting
+from kaito_ctrl.runtime.watch import Reflector
+from kaito_ctrl.runtime.watchstate import State, Waiting
 
 __all__ = ["Cache", "Reader"]
 

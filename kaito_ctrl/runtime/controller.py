@@ -49,9 +49,9 @@ from kaito_ctrl.runtime.member import Member
 from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.metrics import ControllerMetrics
 from kaito_ctrl.runtime.queue import LOW, NORMAL, Queue, RetryPolicy
+from kaito_ctrl.runtime.scope import Scope
 from kaito_ctrl.runtime.source import EVERY_CLUSTER, Owned, Predicate, Source
 from kaito_ctrl.runtime.store import Change, Entry, Indexer, Store
-from kaito_ctrl.runtime.watch import Scope
 
 __all__ = ["Context", "Controller", "Failure", "Result", "Worker"]
 

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.cache import Reader
 from kaito_ctrl.runtime.meta import ObjectKey
+from kaito_ctrl.runtime.scope import Scope
 from kaito_ctrl.runtime.store import Change, Indexer
-from kaito_ctrl.runtime.watch import Scope
 
 __all__ = [
     "EVERY_CLUSTER",

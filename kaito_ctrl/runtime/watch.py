@@ -1,7 +1,7 @@
 """The shell of a watch: it sends the requests that the state machine asks for, and tells the store what follows.
 
-What follows from what is in :mod:`kaito_ctrl.runtime.watchstate`, whose names are here as well. Both lists and watches
-are taken in while they arrive, in slices of a few milliseconds: no answer, however long, holds up the loop.
+What follows from what is in :mod:`kaito_ctrl.runtime.watchstate`. Both lists and watches are taken in while they
+arrive, in slices of a few milliseconds: no answer, however long, holds up the loop.
 """
 
 from __future__ import annotations
@@ -50,32 +50,7 @@ from kaito_ctrl.runtime.watchstate import (
     step,
 )
 
-__all__ = [
-    "Advance",
-    "Backoff",
-    "Closed",
-    "EndReplace",
-    "Failed",
-    "Frame",
-    "Input",
-    "Items",
-    "Listing",
-    "Page",
-    "Reflector",
-    "Remove",
-    "Scope",
-    "Silence",
-    "Sink",
-    "State",
-    "Streaming",
-    "Upsert",
-    "Waiting",
-    "WatchMetrics",
-    "Watching",
-    "Woke",
-    "initial",
-    "step",
-]
+__all__ = ["Reflector", "Sink", "WatchMetrics"]
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 PAGE_SIZE = 500

@@ -18,7 +18,8 @@ from kaito_api.core import ConfigMap
 from kaito_ctrl.runtime.errors import TransportError
 from kaito_ctrl.runtime.store import Store
 from kaito_ctrl.runtime.transport import Request, Response
-from kaito_ctrl.runtime.watch import Backoff, Reflector
+from kaito_ctrl.runtime.watch import Reflector
+from kaito_ctrl.runtime.watchstate import Backoff
 from kaito_ctrl.testing import run_virtual
 
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from kaito_ctrl.runtime.codec import Header, ListHead, Record
 from kaito_ctrl.runtime.errors import ApiError, TransportError
-from kaito_ctrl.runtime.watch import (
+from kaito_ctrl.runtime.watchstate import (
     Advance,
     Backoff,
     Closed,
+    Effect,
     EndReplace,
     Failed,
     Frame,
@@ -33,7 +34,6 @@ from kaito_ctrl.runtime.watch import (
     initial,
     step,
 )
-from kaito_ctrl.runtime.watchstate import Effect
 
 GONE = Failed(ApiError.of(410, "Expired", "too old resource version"))
 BROKEN = Failed(TransportError("connection reset"))
