@@ -8,6 +8,7 @@ pod is pulled, prepared, started, loaded, ready.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from kaito_provisioner import Instance, LaunchRequest
 __all__ = ["Conduct", "SimKubelet"]
 
 HEARTBEAT = 10.0
+STATUS_EVERY = 30
+"""Heartbeats from one status of a node to the next, in which only the time has changed."""
 SETTLING = 5.0
 """Seconds from a node's joining to its being ready, and from there to its GPUs."""
 GRACE = 2.0
@@ -145,14 +148,23 @@ class SimKubelet:
             await self.report(name, "True", capacity=dict(resources), allocatable=dict(resources))
 
     async def _beat(self, name: str, off: asyncio.Event) -> None:
-        while not off.is_set():
+        for beat in itertools.count(1):
             with suppress(TimeoutError):
                 await asyncio.wait_for(off.wait(), HEARTBEAT)
-            if not off.is_set() and name not in self._silent:
-                await self._renew(name)
-                node = self._cluster.cache.get(Node, name)
-                if node is not None and any(each.status == "Unknown" for each in node.status.conditions):
-                    await self.report(name, "True")
+            if off.is_set():
+                return
+            node = self._cluster.cache.get(Node, name)
+            if name in self._silent or node is None:
+                continue
+            await self._renew(name)
+            [ready] = [each for each in node.status.conditions if each.type == "Ready"]
+            if ready.status == "Unknown":
+                await self.report(name, "True")
+            elif beat % STATUS_EVERY == 0:
+                alive = ready.evolve(last_heartbeat_time=self._clock.now().replace(microsecond=0))
+                wire = {"status": {"conditions": [alive.to_wire()]}}
+                with suppress(NotFound):
+                    await self._client.patch(Node, ObjectKey("", name), wire, subresource="status")
 
     async def _renew(self, name: str) -> None:
         spec = {"renewTime": self._clock.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "holderIdentity": name}

@@ -14,7 +14,7 @@ from kaito_api.karpenter import Machine
 from kaito_api.meta import Resource
 from kaito_api.workspace import Workspace
 from kaito_ctrl.runtime.errors import NotFound
-from kaito_provisioner import CloudError
+from kaito_provisioner import CloudError, Instance, LaunchRequest
 from tests.scenarios.kubelet import GRACE
 from tests.scenarios.test_first_workspace import PRIVATE
 from tests.scenarios.world import BOOT, SHUTDOWN, World, manifest, scenario
@@ -173,6 +173,24 @@ async def test_with_the_daemon_killed_while_the_first_machine_is_made(world: Wor
     await asyncio.sleep(0.1)
     await world.delete(Workspace, "ws")
     await _gone(world, 30.0 + BOOT + SHUTDOWN)
+
+
+@scenario()
+async def test_with_the_daemon_killed_before_it_hears_that_the_instance_was_made(world: World) -> None:
+    make = world.cloud.create
+
+    async def create(request: LaunchRequest) -> Instance:
+        await make(request)
+        raise await asyncio.sleep(3600, CloudError("the answer is lost"))
+
+    world.cloud.create = create  # type: ignore[method-assign]
+    await world.apply(manifest())
+    await asyncio.sleep(5)
+    assert len(await world.cloud.list()) == 1
+    world.kill(down=2.0)
+    await world.delete(Workspace, "ws")
+    # Nothing in the cluster names the instance: it is found by the uid of the machine that it was made for.
+    await _gone(world)
 
 
 @scenario()

@@ -89,6 +89,21 @@ async def test_no_capacity_is_said_at_once_and_waited_for_on_one_machine(world: 
 
 
 @scenario(quota=0)
+async def test_a_node_that_the_user_brings_is_taken_at_once_and_the_machine_that_is_not_there_given_up(
+    world: World,
+) -> None:
+    await world.apply(manifest())
+    await asyncio.sleep(600)
+    labels = {"apps": "falcon-7b-ws", "node.kubernetes.io/instance-type": "Standard_NC12s_v3"}
+    await world.kubelet.add_node("own", labels=labels)
+    assert await world.until_ready() < 10.0 + 90.0 + 2.0
+    assert (await world.get(Workspace)).status.worker_nodes == ("own",)
+    assert not await world.user.list(Machine)
+    assert {each.state for each in (await world.get(Workspace)).status.stages} == {"Done"}
+    await world.settled()
+
+
+@scenario(quota=0)
 async def test_no_quota_is_a_verdict_within_seconds(world: World) -> None:
     await world.apply(manifest())
     await _cause_is(world, "CapacityReserved", "QuotaExceeded", 5.0)

@@ -235,7 +235,7 @@ class World:
         return [str(each) for each in self.writes if each.at > began and not each.is_event]
 
     async def settled(self) -> None:
-        """Nothing is written in a quiet hour."""
+        """Nothing is written in a quiet hour, in which the kubelets go on reporting."""
         await asyncio.sleep(5)
         assert await self.quiet(3600) == []
 
