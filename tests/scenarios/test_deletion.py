@@ -189,6 +189,8 @@ async def test_with_the_daemon_killed_before_it_hears_that_the_instance_was_made
     assert len(await world.cloud.list()) == 1
     world.kill(down=2.0)
     await world.delete(Workspace, "ws")
+    [machine] = await world.user.list(Machine)
+    await world.delete(Machine, machine.name)
     # Nothing in the cluster names the instance: it is found by the uid of the machine that it was made for.
     await _gone(world)
 
