@@ -90,6 +90,12 @@ class Host:
             waiting.cancel()
             await asyncio.wait((waiting,))
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether it is down, or something that lasts for a while still keeps it from its work."""
+        now = asyncio.get_running_loop().time()
+        return self.current is None or any(until > now for until in self._windows.values())
+
     def strike(self, fault: Fault) -> None:
         """Have a fault at a moment happen now."""
         now, seconds = asyncio.get_running_loop().time(), fault.amount

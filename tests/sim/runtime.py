@@ -93,7 +93,7 @@ async def live(
         await striking
         await asyncio.sleep(max(span - clock.monotonic(), 0.0))
         network.note("calm")
-        await _settle(life, oracles, network)
+        await _settle(life, oracles, network, machines)
         oracles.calm = not life.violations
         # An hour of renewing a lease every other second takes longer than twenty lives.
         hour = rng.random() < (0.1 if hosts == 1 else 0.02)
@@ -225,8 +225,11 @@ async def _meddle(user: Client, rng: random.Random) -> None:
 # -- the calm ----------------------------------------------------------------------------------------------------------
 
 
-async def _settle(life: Life, oracles: Oracles, network: Network) -> None:
+async def _settle(life: Life, oracles: Oracles, network: Network, machines: Sequence[Host]) -> None:
     loop = asyncio.get_running_loop()
+    # What has struck before the calm may last into it: one that is down, or cut off, has settled nothing yet.
+    while any(machine.disturbed for machine in machines) and not life.violations:
+        await asyncio.sleep(1.0)
     end, pause = loop.time() + SETTLED, 1.0
     while ((unsettled := oracles.unsettled()) or network.disturbed) and not life.violations:
         if loop.time() > end:

@@ -21,5 +21,7 @@ RUNTIME: dict[int, str] = {
     50104: "the error that says what could not be listed came wrapped in a group",
     50228: "the same, after a pause",
     50496: "what was listed at the very end of the time for it, after a pause, was taken for not listed",
+    102751: "an outage lasted into the calm, and a process was down at its beginning: of how the calm was told",
+    107417: "the same",
     60052: "an operator made children of an owner that only its silent watch still showed, and the collector took them",
 }
