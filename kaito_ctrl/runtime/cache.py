@@ -234,13 +234,13 @@ class Cache(Reader):
     def reading(self, kind: type[Resource], key: ObjectKey) -> Callable[[bytes | None], None]:
         store = self._stores.get(kind)
         key = address(kind, key.name, key.namespace)
-        if store is None or not self._in_scope(kind, key):
+        if store is None or not store.scope.includes(kind, key):
             return _ignore
         return partial(store.settle, store.ask(key))
 
     def wrote(self, kind: type[Resource], key: ObjectKey, raw: bytes) -> None:
         store = self._stores.get(kind)
-        if store is not None and self._in_scope(kind, key):
+        if store is not None and store.scope.includes(kind, key):
             store.wrote(raw)
 
     def deleted(self, kind: type[Resource], key: ObjectKey, uid: str) -> None:
@@ -252,7 +252,7 @@ class Cache(Reader):
         store = self._stores.get(kind)
         # An object whose name only the server knows cannot be looked up: the watch will tell.
         addressable = bool(key.name) and (bool(key.namespace) or not kind.namespaced)
-        if store is not None and addressable and self._in_scope(kind, key):
+        if store is not None and addressable and store.scope.includes(kind, key):
             store.doubt(key)
 
     async def settle(self, kinds: Collection[type[Resource]] | None = None) -> None:
@@ -318,11 +318,6 @@ class Cache(Reader):
                 f"{kind.kind} is not cached: declare it (owns, watches, reads) or read it live through the client; "
                 f"declared: {known}"
             ) from None
-
-    def _in_scope(self, kind: type[Resource], key: ObjectKey) -> bool:
-        store = self._stores[kind]
-        # Whether a selector holds only the server knows; such a cache learns of new objects from its watch alone.
-        return store.scope.includes(kind, key) and (not store.scope.query() or key in store)
 
 
 def _ignore(_: bytes | None) -> None:

@@ -9,8 +9,9 @@ import msgspec
 import structlog
 
 from kaito_api.meta import Resource
-from kaito_ctrl.runtime.codec import Record, decode_header, encode_json, strip_managed_fields
+from kaito_ctrl.runtime.codec import Header, Record, decode_header, encode_json, strip_managed_fields
 from kaito_ctrl.runtime.meta import ObjectKey
+from kaito_ctrl.runtime.selectors import label_matcher
 
 __all__ = ["Scope", "Transform"]
 
@@ -75,8 +76,13 @@ class Scope:
         return self.namespaces or (self.namespace or None,)
 
     def includes(self, kind: type[Resource], key: ObjectKey) -> bool:
-        """Whether *key* lies in it; what the selectors say only the server knows."""
+        """Whether *key* lies in it, but for what the selectors say of its object: see :meth:`selects`."""
         return any(place in (None, key.namespace) for place in self.places(kind))
+
+    def selects(self, header: Header) -> bool:
+        """Whether the selectors choose an object of that header. False also where only the server knows."""
+        matcher = label_matcher(self.labels) if not self.fields else None
+        return matcher is not None and matcher(header.labels or {})
 
     def query(self) -> tuple[tuple[str, str], ...]:
         """The selectors as query parameters."""

@@ -314,7 +314,9 @@ class Store(Generic[R]):
         feed = self._feed_of(key)
         if feed is None or not feed.synced:
             return None
-        feed.wrote(record)
+        # What the selectors leave out, or only the server can judge, comes from the watch alone.
+        if key in self._entries or self.scope.selects(record.header):
+            feed.wrote(record)
         return key
 
     def _bury(self, entry: Entry[R]) -> None:

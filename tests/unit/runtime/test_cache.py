@@ -18,6 +18,7 @@ from kaito_ctrl.runtime import Client, Cluster, ObjectKey
 from kaito_ctrl.runtime.codec import encode_json
 from kaito_ctrl.runtime.errors import DecodeError, NotFound, ServerError, TransportError
 from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.scope import Scope
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 
 KEY = ObjectKey("default", "child")
@@ -363,3 +364,28 @@ async def until_known(cluster: Cluster, kind: type[Resource], name: str) -> None
     store.listen(lambda change: known.set() if change.key.name == name else None)
     async with asyncio.timeout(5):
         await known.wait()
+
+
+async def test_a_cache_of_some_labels_knows_what_we_wrote_with_them_and_nothing_else(server: ApiServer) -> None:
+    wire = Wire(server.transport())
+    wire.through = muted
+    cluster = Cluster(wire, rng=random.Random(1))
+    cluster.cache.declare(ConfigMap, scope=Scope(labels="app in (web, db),!gone"))
+    client, lifetime = Client(wire, "test", cluster.cache), Lifetime()
+
+    def labelled(name: str, **labels: str) -> ConfigMap:
+        return ConfigMap(metadata=ObjectMeta(name=name, namespace="default", labels=labels))
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(cluster.cache.run(lifetime))
+        await lifetime.wait_started()
+        for name, labels in (("a", {"app": "web"}), ("b", {"app": "mail"}), ("c", {"app": "db", "gone": "yes"})):
+            await client.create(labelled(name, **labels))
+        wire.through = answers_to("POST", b"", done=True)  # the watch stays silent
+        for name, app in (("d", "db"), ("e", "mail")):
+            with pytest.raises(DecodeError):
+                await client.create(labelled(name, app=app))
+        await cluster.cache.settle()
+        assert [each.name for each in cluster.cache.list(ConfigMap)] == ["a", "d"]
+        assert cluster.cache.store(ConfigMap).uncertain() == frozenset()
+        lifetime.stop()
