@@ -270,7 +270,8 @@ def _of_container(pod: Pod, status: ContainerStatus, stage: StageName) -> Findin
 def _of_end(pod: Pod, status: ContainerStatus, ended: Mapping[str, Any], stage: StageName) -> Finding:
     source = f"{pod}, container {status.name}"
     exit_code, reason = ended.get("exitCode"), str(ended.get("reason") or "")
-    times = f"{status.restart_count + (1 if status.state.terminated else 0)} times"
+    count = status.restart_count + (1 if status.state.terminated else 0)
+    times = "once" if count == 1 else f"{count} times"
     logs = f"kubectl logs {pod.name} -n {pod.namespace} -c {status.name} --previous"
     # The end of its log, where the pod asks for that: a program's last line says why it ended.
     said = str(ended.get("message") or "").strip().rpartition("\n")[2]

@@ -67,15 +67,16 @@ def plan_workspace(
     ws: Workspace, seen: Observed, catalogue: Catalogue, skus: SkuTable, settings: Settings, now: datetime
 ) -> Plan:
     """The next step for *ws*."""
-    problem = _obstacle(ws, seen)
+    problem = _obstacle(ws, seen, settings)
     if problem is not None:
         write = _StatusWriter(ws, now)
         # ConfigMaps are not watched: a cluster is full of them, and hardly any is meant for us.
         again = _CONFIG if any(each.field.startswith("tuning.config") for each in seen.problems) else None
         made = Plan(write.status(*write.no_resources(problem.message)), look_again=again)
         return replace(made, status=_staged(ws, made, Scene(seen.machines, problem=problem), now))
-    assert ws.inference is not None
-    preset = catalogue.get(ws.inference.preset.name) if ws.inference.preset is not None else None
+    section = ws.inference or ws.tuning
+    assert section is not None
+    preset = catalogue.get(section.preset.name) if section.preset is not None else None
     nodes = plan_nodes(ws, seen.nodes, seen.machines, now)
     made = _plan(ws, seen, nodes, preset, skus, settings, now)
     status = _staged(ws, made, _scene(ws, seen, nodes, preset, made), now)
@@ -132,6 +133,13 @@ def _plan(
         ),
         write.put("ResourceReady", "True", "workspaceResourceStatusSuccess", "workspace resource is ready"),
     )
+    if ws.inference is None:
+        # The job, and what it serves while it runs, come here.
+        jobless = write.put(
+            "WorkspaceReady", "False", "workspacePending", "the nodes are ready; this release runs no tuning jobs yet"
+        )
+        status = write.status(*resources, jobless, nodes=nodes.selected)
+        return Plan(status, surplus=nodes.surplus, hopeless=nodes.hopeless, revisions=revisions)
     distributed = preset is not None and preset.distributed
     sku = skus.get(ws.resource.instance_type)
     objects: tuple[Resource, ...] = (
@@ -207,13 +215,13 @@ class _StatusWriter:
         return present.evolve(worker_nodes=names, conditions=merge(present.conditions, conditions))
 
 
-def _obstacle(ws: Workspace, seen: Observed) -> Finding | None:
+def _obstacle(ws: Workspace, seen: Observed, settings: Settings) -> Finding | None:
     """Why nothing can be done for *ws*."""
     if seen.problems:
         text = "; ".join(str(problem) for problem in seen.problems)
         fix = next((problem.fix for problem in seen.problems if problem.fix), "correct the workspace")
         return Finding("Planned", "InvalidWorkspace", str(ws), text, fix)
-    if ws.tuning is not None:
+    if ws.tuning is not None and not settings.tuning:
         text = "tuning: this release of kaito-ctrl serves models, and does not tune them yet"
         return Finding("Planned", "NotSupported", str(ws), text)
     for taken in (*seen.services, seen.workload):
@@ -226,7 +234,8 @@ def _obstacle(ws: Workspace, seen: Observed) -> Finding | None:
 def _waiting_for_nodes(
     ws: Workspace, nodes: NodePlan, preset: Preset | None, write: _StatusWriter, now: datetime
 ) -> Plan:
-    disk = preset.disk if preset is not None else "0"
+    need = preset if ws.inference is not None or preset is None else preset.tuning
+    disk = need.disk if need is not None else "0"
     wait = replacement_wait(ws, now) if nodes.missing else 0.0
     in_use = (*nodes.selected, *nodes.awaited)
     conditions: tuple[Condition, ...]

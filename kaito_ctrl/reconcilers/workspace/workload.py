@@ -61,6 +61,8 @@ class Settings:
 
     registry: str = "mcr.microsoft.com/aks/kaito"
     """Where public preset images are pulled from."""
+    tuning: bool = False
+    """Whether a tuning workspace gets its nodes. Off for as long as nothing runs the job: nodes cost money."""
 
 
 def inference_workload(

@@ -525,3 +525,37 @@ def test_a_machine_whose_node_stays_away_is_given_up_whatever_its_provisioner_sa
         given_up = away(301, ws)
         assert [each.name for each in given_up.hopeless] == [machine_name("u1", 0)]
         assert [each.name for each in given_up.machines] == [machine_name("u1", 1)]
+
+
+TUNING = {
+    "inference": None,
+    "tuning": {
+        "preset": {"name": "phi-3-mini-128k-instruct"},
+        "method": "qlora",
+        "input": {"urls": ["https://example.com/a"]},
+        "output": {"image": "registry.example/a:1", "imagePushSecret": "push"},
+    },
+}
+
+
+def test_a_tuning_workspace_costs_nothing_while_nothing_runs_its_job() -> None:
+    made = plan(workspace(**TUNING), nodes=[node("n1")])
+    assert (made.machines, made.apply) == ((), ())
+    ready = find_condition(made.status.conditions, "WorkspaceReady")
+    assert ready is not None
+    assert "does not tune them yet" in ready.message
+
+
+def test_a_tuning_workspace_gets_its_nodes_as_any_other_with_the_disk_that_tuning_needs() -> None:
+    def tune(**seen: Any) -> Plan:
+        return plan_workspace(workspace(**TUNING), Observed(**seen), CATALOGUE, SKUS, Settings(tuning=True), NOW)
+
+    made = tune()
+    preset = CATALOGUE.get("phi-3-mini-128k-instruct")
+    assert preset is not None
+    assert preset.tuning is not None
+    [asked] = made.machines
+    assert asked.spec.resources.requests == {"storage": preset.tuning.disk}
+    there = tune(nodes=[node("n1")])
+    assert (there.machines, there.apply, there.status.worker_nodes) == ((), (), ("n1",))
+    assert status_of(there) == {"MachineReady": "True", "ResourceReady": "True", "WorkspaceReady": "False"}
