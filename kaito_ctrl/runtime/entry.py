@@ -112,7 +112,7 @@ class Form(Generic[R]):
         self._room = scope.views
 
     def entry(self, record: Record) -> Entry[R]:
-        """The entry of a whole object. Never raises."""
+        """The entry of a whole object. Raises nothing but ``RecursionError``, for one that is nested too deeply."""
         header, raw = self._shape(record)
         namespace = self._share(header.namespace or "")
         key = ObjectKey(namespace, header.name)

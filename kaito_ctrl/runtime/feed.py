@@ -66,7 +66,9 @@ class Feed(Generic[R]):
             if self._seen is not None:
                 self._seen.add(known.key)
             return
-        entry = self._store.form.entry(record)
+        entry = self._entry(record)
+        if entry is None:
+            return
         if self._seen is not None:
             self._seen.add(entry.key)
         self._put(known, entry, initial=initial)
@@ -127,7 +129,9 @@ class Feed(Generic[R]):
             return
         # The watch has been past this version: what it said about the key is at least as new.
         if not self.version or newer(record.header.resource_version, self.version):
-            entry = self._store.form.entry(record)
+            entry = self._entry(record)
+            if entry is None:
+                return
             if self._seen is not None:
                 self._written.add(entry.key)
             self._put(self._store.entry(entry.key), entry)
@@ -141,6 +145,14 @@ class Feed(Generic[R]):
         self._store.drop(entry)
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _entry(self, record: Record) -> Entry[R] | None:
+        try:
+            return self._store.form.entry(record)
+        except RecursionError:
+            # Its header could be read, from a few calls further up; somebody may look for just that depth.
+            self.misread()
+            return None
 
     def _put(self, known: Entry[R] | None, entry: Entry[R], *, initial: bool = False) -> None:
         if self._older:

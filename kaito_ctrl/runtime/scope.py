@@ -97,7 +97,7 @@ class Scope:
         return f"application/json;as={kind};g=meta.k8s.io;v=v1,application/json"
 
     def shape(self) -> Callable[[Record], Record]:
-        """What makes of a whole object what is kept of it; it never raises."""
+        """What makes of a whole object what is kept of it. Raises nothing but ``RecursionError``."""
         keep = _tree((*self.keep, *_ALWAYS)) if self.keep else _tree(_ALWAYS) if self.metadata_only else None
         drop = _tree(self.drop) if self.drop else None
         transform = self.transform

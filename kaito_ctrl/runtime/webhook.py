@@ -356,7 +356,7 @@ def _review(body: bytes) -> dict[str, Any] | None:
     try:
         review = decode_json(body)
         return review if isinstance(review["request"]["uid"], str) else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

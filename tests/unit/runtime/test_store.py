@@ -13,6 +13,7 @@ from kaito_api.core import ConfigMap, Node
 from kaito_ctrl.runtime.codec import Record, decode_record
 from kaito_ctrl.runtime.errors import DecodeError, NotCached
 from kaito_ctrl.runtime.meta import ObjectKey
+from kaito_ctrl.runtime.scope import Scope
 from kaito_ctrl.runtime.store import Change, Store
 
 
@@ -326,3 +327,20 @@ def test_a_list_of_one_namespace_looks_at_no_other() -> None:
     scattered._entries = Watched(scattered._entries)
     assert len(scattered.select(namespace="ns-7")) == 1
     assert looked == 0
+
+
+@pytest.mark.parametrize("scope", [Scope(), Scope(keep=("spec",)), Scope(drop=("status",)), Scope(compact=True)])
+def test_no_depth_of_an_object_ends_the_watch_that_brings_it(scope: Scope) -> None:
+    store = Store(ConfigMap, scope)
+    for depth in range(1, 1200):
+        nested = b'{"a":' * depth + b"1" + b"}" * depth
+        body = raw("a", depth, metadata={"managedFields": []})[:-1] + b', "spec": ' + nested + b"}"
+        try:
+            seen = decode_record(body)
+        except ValueError:
+            continue
+        store.feed().upsert(seen, initial=False)
+        entry = store.entry(KEY)
+        assert entry is not None
+        assert entry.header.name == "a"
+    assert store.unreadable < 50

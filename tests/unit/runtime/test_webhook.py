@@ -458,7 +458,9 @@ async def test_a_handler_that_fails_fails_alone_and_says_that_it_was_not_a_refus
     assert (sample("controller_runtime_webhook_latency_seconds_sum", {"webhook": "/slow"}) or 0) >= 1
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"request": 7}', b'{"request": {"uid": 7}}', b"null"])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b'{"request": 7}', b'{"request": {"uid": 7}}', b"null", b"[" * 5000 + b"]" * 5000]
+)
 async def test_what_is_no_review_is_a_bad_request(server: ApiServer, body: bytes) -> None:
     metrics = Metrics()
     async with serving(server, metrics=metrics) as served:
