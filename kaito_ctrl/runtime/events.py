@@ -175,6 +175,7 @@ class EventRecorder:
     _failures: int = field(default=0, init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _ended: bool = field(default=False, init=False)
 
     def named(self, controller: str) -> EventSink:
         """A sink whose events are reported by *controller* (a qualified name, as labels have them)."""
@@ -196,6 +197,7 @@ class EventRecorder:
                 writer.cancel()
                 for _ in self._queue:
                     self._dropped("shutdown")
+            self._ended = True
 
     # -- telling ---------------------------------------------------------------------------------------------------
 
@@ -216,6 +218,9 @@ class EventRecorder:
         action: str,
         related: Resource | ObjectReference | None,
     ) -> None:
+        if self._ended:
+            self._dropped("shutdown")
+            return
         about, beside = _reference(regarding), _reference(related) if related is not None else None
         identity = _identity(about)
         note = _cut(note)

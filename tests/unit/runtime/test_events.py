@@ -447,6 +447,19 @@ def test_a_stop_takes_two_seconds_however_the_server_is() -> None:
     run_virtual(main())
 
 
+def test_what_is_told_after_the_end_is_counted_as_dropped() -> None:
+    async def body(w: World) -> None:
+        w.tell()
+        await asyncio.sleep(1)
+        w.lifetime.stop()
+        await asyncio.sleep(5)
+        w.tell("too late")
+        assert w.dropped("shutdown") == 1
+        await w.only()
+
+    in_virtual_time(body)
+
+
 def test_a_series_ends_at_its_moment_whatever_is_lost_in_rounding() -> None:
     # Of a moment, a sum's rounding may fall one way and a difference's the other: it was over and not over, for ever.
     async def body(w: World) -> None:
