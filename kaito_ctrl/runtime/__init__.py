@@ -6,7 +6,8 @@ Read it in this order; the modules in brackets are details of the ones before th
 2. ``watchstate`` and ``watch``: the life of one watch (``codec``, ``listbody``: its bytes).
 3. ``store`` and ``feed``: what is known, and which of two sayings is right (``scope``, ``selectors``, ``entry``: what
    is kept of which objects); ``cache``: all kinds of a cluster.
-4. ``queue`` and ``source`` (whom a change wakes), ``controller`` (what is done then), ``finalizer``.
+4. ``queue`` and ``source`` (whom a change wakes), ``controller`` (what is done then), ``worker``
+   (how, and how often), ``finalizer``.
 5. ``lifetime``, ``phases``, ``cluster``, ``manager``: all of it, started and stopped; ``member``: other clusters.
 6. ``leader`` and ``fence``: who may act, and until when.
 7. Beside them: ``events`` (``tokenbucket``), ``conditions``; ``webhook`` with ``admission``, ``conversion`` and

@@ -17,11 +17,11 @@ from aiohttp import web
 
 from kaito_ctrl.runtime.cache import Cache
 from kaito_ctrl.runtime.codec import encode_json
-from kaito_ctrl.runtime.controller import Worker
 from kaito_ctrl.runtime.leader import Elector
 from kaito_ctrl.runtime.manager import Manager
 from kaito_ctrl.runtime.serving import Page
 from kaito_ctrl.runtime.stacks import stack_of
+from kaito_ctrl.runtime.worker import Worker
 
 __all__ = ["DEBUG_PATH", "debug_page", "snapshot"]
 

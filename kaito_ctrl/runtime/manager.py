@@ -22,13 +22,14 @@ import structlog
 from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.clock import uid_source
 from kaito_ctrl.runtime.cluster import Cluster
-from kaito_ctrl.runtime.controller import Controller, Worker
+from kaito_ctrl.runtime.controller import Controller
 from kaito_ctrl.runtime.events import EventRecorder
 from kaito_ctrl.runtime.leader import Elector, Lease
 from kaito_ctrl.runtime.lifetime import Runnable
 from kaito_ctrl.runtime.member import Member, MemberCache
 from kaito_ctrl.runtime.phases import Guard, Phase, Phases
 from kaito_ctrl.runtime.source import EVERY_CLUSTER
+from kaito_ctrl.runtime.worker import Worker
 
 __all__ = ["Cluster", "Manager"]
 

@@ -13,7 +13,6 @@ import pytest
 from kaito_ctrl.runtime import Client, Cluster, Context, Manager, ObjectKey, Result, watchstate
 from kaito_ctrl.runtime.cache import Cache
 from kaito_ctrl.runtime.codec import Record
-from kaito_ctrl.runtime.controller import Worker
 from kaito_ctrl.runtime.errors import ApiError
 from kaito_ctrl.runtime.feed import Feed
 from kaito_ctrl.runtime.fence import Fence
@@ -23,6 +22,7 @@ from kaito_ctrl.runtime.queue import Queue, RetryPolicy
 from kaito_ctrl.runtime.store import Store
 from kaito_ctrl.runtime.transport import Response
 from kaito_ctrl.runtime.watch import Reflector
+from kaito_ctrl.runtime.worker import Worker
 from kaito_ctrl.testing import run_virtual
 from tests.sim import oracles
 from tests.sim.runtime import DRAIN, GRACE, Make, live, manager

@@ -19,9 +19,9 @@ from kaito_api import core
 from kaito_api.meta import Model, Resource
 from kaito_ctrl import Cluster, Context, Controller, Manager, Result
 from kaito_ctrl.runtime import Scope
-from kaito_ctrl.runtime.controller import Worker
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.store import Change
+from kaito_ctrl.runtime.worker import Worker
 from tests.bench.clients.harness import Bench, main
 
 
