@@ -86,8 +86,9 @@ class _Item(msgspec.Struct, Generic[K], gc=False, eq=False):
 
 
 class Queue(Generic[K]):
-    """Hands out keys by priority, then in order of arrival. A key that waits longer than ``aging`` seconds is lifted
-    to the front, so that a stream of urgent work cannot starve the rest."""
+    """Hands out keys by priority, then in order of arrival. Every other key is one that has waited longer than
+    ``aging`` seconds, if there is one: neither can a stream of urgent work starve the rest, nor a long backlog (the
+    first listing of a large cluster) hold up what is urgent."""
 
     def __init__(
         self,
@@ -114,6 +115,8 @@ class Queue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._serial = itertools.count()
         self._depth = 0
+        self._lifted = False
+        """Whether the last key was handed out for its age."""
         self._changed = asyncio.Event()
         self._rest = asyncio.Event()
         self._rest.set()
@@ -295,7 +298,8 @@ class Queue(Generic[K]):
         if not fifo:
             self._ready.clear()  # whatever is ready is in both
             return None
-        item = fifo[0] if now - fifo[0].added > self._aging else self._most_urgent()
+        self._lifted = not self._lifted and now - fifo[0].added > self._aging
+        item = fifo[0] if self._lifted else self._most_urgent()
         del items[item.key]
         self._working[item.key] = now
         self._rest.clear()

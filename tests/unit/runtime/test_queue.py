@@ -84,6 +84,19 @@ async def test_what_waits_too_long_is_lifted_over_urgent_work() -> None:
     assert await take(queue) == "old"
 
 
+async def test_a_backlog_that_has_waited_too_long_shares_with_urgent_work_and_does_not_precede_it() -> None:
+    clock = Clock()
+    queue = make(clock)
+    for number in range(100):
+        queue.add(f"listed-{number}", priority=LOW)
+    clock.now += 60
+    for number in range(3):
+        queue.add(f"urgent-{number}")
+    taken = [await take(queue) for _ in range(8)]
+    assert sorted(each for each in taken if each.startswith("urgent")) == ["urgent-0", "urgent-1", "urgent-2"]
+    assert [each for each in taken if each.startswith("listed")] == [f"listed-{number}" for number in range(5)]
+
+
 async def test_failures_double_the_delay_and_success_resets_it() -> None:
     queue = make(retry=RetryPolicy(base=1.0, cap=5.0, jitter=0.0))
     assert [queue.retry("a") for _ in range(4)] == [1.0, 2.0, 4.0, 5.0]
