@@ -235,6 +235,12 @@ class Worker(Generic[R]):
             # Not us, but something that the reconcile waited for was cancelled: to this object, a failure like others.
             return self._failed(key, priority, log, RuntimeError("the reconcile awaited something that was cancelled"))
         except Exception as error:  # noqa: BLE001 - whatever a reconciler raises must not end the controller
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                text = "; ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaf_errors(error))
+                log.info("failed while it was cancelled", error=text)
+                self.queue.retry(key, priority=priority)
+                return "cancelled"
             if isinstance(error, TimeoutError) and limit.expired():
                 error = TimeoutError(f"the reconcile took longer than {self.controller.timeout:g} s")
                 if self.metrics is not None:

@@ -673,3 +673,29 @@ async def test_a_deletion_is_seen_whatever_else_is_filtered(server: ApiServer) -
         await until(lambda: (obj := cache.get(ConfigMap, "x", "default")) is not None and bool(obj.metadata.finalizers))
         await client.delete(ConfigMap, ObjectKey("default", "x"))
         await until(lambda: controller.left == ["x"])
+
+
+async def test_what_goes_wrong_on_the_way_out_of_a_cancelled_reconcile_is_no_failure_of_its_object(
+    server: ApiServer,
+) -> None:
+    class Clumsy(Counting):
+        name = "clumsy"
+
+        async def reconcile(self, obj: ConfigMap, ctx: Context) -> Result:
+            self.seen.append(obj.name)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ValueError("cannot clean up")
+            return Result.done()
+
+    await Client(server.transport()).create(config_map("x"))
+    controller, outcomes = Clumsy(), list[str]()
+    with structlog.testing.capture_logs() as logs:
+        async with running(server.transport(), controller, observe=lambda key, outcome: outcomes.append(outcome)):
+            await until(lambda: controller.seen == ["x"])
+    assert outcomes == ["cancelled"]
+    assert [each for each in logs if each["event"] == "reconcile failed"] == []
+    assert [each["error"] for each in logs if each["event"] == "failed while it was cancelled"] == [
+        "ValueError: cannot clean up"
+    ]
