@@ -16,7 +16,7 @@ _REQUIREMENT = re.compile(
         !\s*(?P<absent>[^\s=!,()<>]+)
       | (?P<key>[^\s=!,()<>]+)\s*(?:
             (?P<operator>==?|!=)\s*(?P<value>[^\s=!,()<>]*)
-          | (?<=\s)(?P<set>in|notin)\s*\((?P<values>[^=!()<>]*)\)
+          | (?<=\s)(?P<set>in|notin)\s*\((?P<values>\s*[^\s=!()<>][^=!()<>]*)\)
         )?
     )\s*(?:,(?=.)|$)""",
     re.VERBOSE,
