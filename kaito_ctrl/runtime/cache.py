@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar, cast
 
-import structlog
-
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.cachemetrics import Census, KindSeries
 from kaito_ctrl.runtime.client import Client
@@ -29,6 +27,7 @@ from kaito_ctrl.runtime.errors import (
     Unauthorized,
 )
 from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.meta import ObjectKey, address
 from kaito_ctrl.runtime.metrics import Metrics
 from kaito_ctrl.runtime.scope import Scope
@@ -106,7 +105,7 @@ class Cache(Reader):
         self._running = False
         if self._series is not None:
             self._series.add(self)
-        self._log = structlog.get_logger("kaito_ctrl")
+        self._log = logger()
         self.reflectors: dict[type[Resource], tuple[Reflector, ...]] = {}
         """Of each kind, one for each namespace that is watched by itself."""
 

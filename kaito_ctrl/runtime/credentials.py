@@ -15,11 +15,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import structlog
 from kubernetes_asyncio.client.configuration import Configuration
 
 from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.errors import TransportError
+from kaito_ctrl.runtime.logs import logger
 
 __all__ = ["Credentials"]
 
@@ -50,7 +50,7 @@ class Credentials:
         self._lock = asyncio.Lock()
         self._loaded_at = -_PAUSE
         self._expires = expires or _jwt_expiry(configuration)
-        self._log = structlog.get_logger("kaito_ctrl")
+        self._log = logger()
 
     async def headers(self) -> Mapping[str, str]:
         """What a request has to carry. Raises ``TransportError`` when they have ended and cannot be renewed."""

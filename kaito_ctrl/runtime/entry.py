@@ -15,13 +15,13 @@ import zlib
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import structlog
 from msgspec.structs import force_setattr
 from pydantic import ValidationError
 
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.codec import Header, Record, decode_header, decode_record
 from kaito_ctrl.runtime.errors import DecodeError
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.scope import Scope
 
@@ -36,8 +36,6 @@ _WINDOW_BITS = 14
 _MEMORY_LEVEL = 6
 # A deflater is copied for each object. With this window it takes less than 128 KiB, from where on glibc asks the kernel
 # for fresh pages each time, which takes longer than the compression.
-
-_log = structlog.get_logger("kaito_ctrl")
 
 
 class Entry(msgspec.Struct, Generic[R], gc=False, eq=False, weakref=False):
@@ -146,7 +144,7 @@ class Form(Generic[R]):
             failure = entry._view = DecodeError(f"{self.kind.kind} {entry.key} does not fit its model: {problems}", raw)
             self.misfits.add(entry.key)
             # Whoever lists objects will not see this one, so somebody has to say it: once, for this version.
-            _log.warning("undecodable object", kind=self.kind.kind, key=str(entry.key), problems=problems)
+            logger().warning("undecodable object", kind=self.kind.kind, key=str(entry.key), problems=problems)
             return failure
         if entry._left:
             entry._view = view

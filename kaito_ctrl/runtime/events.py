@@ -23,8 +23,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-import structlog
-
 from kaito_api.events import Event, EventSeries, EventType, ObjectReference
 from kaito_api.meta import ObjectMeta, Resource
 from kaito_ctrl.runtime.client import Client
@@ -42,6 +40,7 @@ from kaito_ctrl.runtime.errors import (
     Unauthorized,
 )
 from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.tokenbucket import TokenBucket
 
@@ -205,7 +204,7 @@ class EventRecorder:
         try:
             self._tell(controller, *told)
         except Exception:  # noqa: BLE001 - whatever somebody calls an event must not fail what it tells of
-            structlog.get_logger("kaito_ctrl").exception("event not recorded", told=repr(told))
+            logger().exception("event not recorded", told=repr(told))
             self._dropped("failed")
 
     def _tell(
@@ -372,7 +371,7 @@ class EventRecorder:
             raise
         except Exception as error:  # noqa: BLE001 - nothing about an event may end the manager that this runs in
             # Refused for good: a namespace that is going away, no right to write events, a lease that is lost.
-            say = structlog.get_logger("kaito_ctrl").info
+            say = logger().info
             say("event not written", reason=record.event.reason, about=record.event.regarding.name, error=str(error))
             self._drop(record, "refused" if isinstance(error, KubeError) else "failed")
             return

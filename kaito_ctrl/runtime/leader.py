@@ -26,7 +26,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import structlog
 from pydantic import ValidationError
 
 from kaito_api import coordination
@@ -37,6 +36,7 @@ from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.errors import AlreadyExists, Conflict, DecodeError, KubeError, LeaseLost, NotFound
 from kaito_ctrl.runtime.fence import Fence
 from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.meta import ObjectKey, collection_path, object_path
 from kaito_ctrl.runtime.metrics import Metrics
 from kaito_ctrl.runtime.transport import Transport
@@ -143,7 +143,7 @@ class Elector:
         self._may_hold = False
         self._forfeited = False
         self._problem = ""
-        self._log = structlog.get_logger("kaito_ctrl").bind(lease=str(self.key), identity=identity)
+        self._log = logger().bind(lease=str(self.key), identity=identity)
 
     @property
     def leads(self) -> bool:

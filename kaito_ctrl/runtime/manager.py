@@ -17,8 +17,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import structlog
-
 from kaito_ctrl.runtime.client import Client
 from kaito_ctrl.runtime.clock import uid_source
 from kaito_ctrl.runtime.cluster import Cluster
@@ -26,6 +24,7 @@ from kaito_ctrl.runtime.controller import Controller
 from kaito_ctrl.runtime.events import EventRecorder
 from kaito_ctrl.runtime.leader import Elector, Lease
 from kaito_ctrl.runtime.lifetime import Runnable
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.member import Member, MemberCache
 from kaito_ctrl.runtime.phases import Guard, Phase, Phases
 from kaito_ctrl.runtime.source import EVERY_CLUSTER
@@ -71,7 +70,7 @@ class Manager:
         self._leads = _Milestone()
         self._names: set[str] = set()
         self._phases: Phases | None = None
-        self._log = structlog.get_logger("kaito_ctrl")
+        self._log = logger()
         self.events = self._recorder(leader=False)
         """For events of what always runs."""
         self._leading_events = self._recorder(leader=True) if self.elector is not None else self.events

@@ -10,10 +10,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-import structlog
-
 from kaito_ctrl.runtime.errors import ShutdownTimeout
 from kaito_ctrl.runtime.lifetime import Lifetime, Runnable
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.stacks import stack_of
 
 __all__ = ["Guard", "Phase", "Phases"]
@@ -55,7 +54,7 @@ class Phases:
         self._guard = guard
         self._running: list[list[_Running]] = []
         self._left: set[_Task] = set()
-        self._log = structlog.get_logger("kaito_ctrl")
+        self._log = logger()
 
     async def run(self, up: Callable[[], None], down: Callable[[], None], stop: asyncio.Event) -> list[BaseException]:
         """Start everything, call *up*, wait for *stop*, call *down*, and stop everything; what the runnables raised.

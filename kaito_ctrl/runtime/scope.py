@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
-import structlog
 
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.codec import Header, Record, decode_header, encode_json, strip_managed_fields
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.selectors import label_matcher
 
@@ -21,7 +21,6 @@ Transform = Callable[[bytes], bytes]
 _ALWAYS = ("apiVersion", "kind", "metadata")
 _IDENTITY = frozenset({"metadata", *(f"metadata.{name}" for name in ("name", "namespace", "uid", "resourceVersion"))})
 
-_log = structlog.get_logger("kaito_ctrl")
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -119,7 +118,7 @@ class Scope:
                 return _same(record, kept)
             except Exception:  # noqa: BLE001 - somebody else's function must not end the watch that feeds the store
                 # What it was meant to take away must not stay: keep no more than what an object needs to exist.
-                _log.exception("transform failed; only metadata is kept", name=record.header.name)
+                logger().exception("transform failed; only metadata is kept", name=record.header.name)
                 return Record(
                     record.header, bytes(_kept(msgspec.Raw(strip_managed_fields(record.raw)), _tree(_ALWAYS)))
                 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.logs import logger
 
 __all__ = ["Check", "HealthServer", "HttpServer", "MetricsServer", "Page"]
 
@@ -121,5 +121,5 @@ def _outcome(name: str, check: Check) -> str | None:
     try:
         return check()
     except Exception:  # noqa: BLE001 - a check that cannot tell is no reason to tell that all is well
-        structlog.get_logger("kaito_ctrl").exception("health check failed to run", check=name)
+        logger().exception("health check failed to run", check=name)
         return "internal error, see the log"

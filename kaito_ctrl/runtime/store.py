@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
-import structlog
 
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.codec import Record, decode_record
 from kaito_ctrl.runtime.entry import Entry, Form
 from kaito_ctrl.runtime.errors import DecodeError, NotCached
 from kaito_ctrl.runtime.feed import Feed
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.meta import ObjectKey, parse_version
 from kaito_ctrl.runtime.scope import Scope
 
@@ -27,7 +27,6 @@ __all__ = ["Change", "Doubt", "Entry", "Indexer", "Store"]
 
 R = TypeVar("R", bound=Resource)
 
-_log = structlog.get_logger("kaito_ctrl")
 
 Indexer = Callable[[R], Iterable[str]]
 """Maps an object to the values under which it is to be found."""
@@ -346,7 +345,7 @@ class Store(Generic[R]):
             try:
                 values = tuple(indexer(view))
             except Exception:  # noqa: BLE001 - somebody else's function must not end the watch that feeds this store
-                _log.exception("index function failed", kind=self.kind.kind, index=name, key=str(key))
+                logger().exception("index function failed", kind=self.kind.kind, index=name, key=str(key))
                 continue
             for value in values:
                 yield name, value

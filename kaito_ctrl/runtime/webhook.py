@@ -18,7 +18,6 @@ from datetime import timedelta
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import structlog
 from aiohttp import web
 
 from kaito_ctrl.runtime.certs import CertificateAuthority, IssuedCertificate, merge_bundles
@@ -27,6 +26,7 @@ from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.codec import decode_json, encode_json
 from kaito_ctrl.runtime.errors import Conflict, KubeError, NotFound
 from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.metrics import Metrics
 
 __all__ = ["Hook", "WebhookServer"]
@@ -130,7 +130,7 @@ class WebhookServer:
         self._renew_at = clock.now()
         self._fresh: IssuedCertificate | None = None
         self._missing: set[str] = set()
-        self._log = structlog.get_logger("kaito_ctrl").bind(component="webhook")
+        self._log = logger().bind(component="webhook")
         if service is None:
             _refuse_uncallable(
                 url, host, api_server_url if api_server_url is not None else getattr(client.transport, "url", None)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-import structlog
-
 from kaito_api.meta import Resource
 from kaito_ctrl.runtime.cache import Cache
 from kaito_ctrl.runtime.client import Client
@@ -29,6 +27,7 @@ from kaito_ctrl.runtime.errors import (
 from kaito_ctrl.runtime.events import DISCARD, EventSink
 from kaito_ctrl.runtime.finalizer import Finalizer
 from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.logs import logger
 from kaito_ctrl.runtime.member import Member
 from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.metrics import ControllerMetrics
@@ -79,7 +78,7 @@ class Worker(Generic[R]):
         self.queue = Queue(
             rng=self.rng, retry=controller.retry, metrics=self.metrics.queue if self.metrics is not None else None
         )
-        self._log = structlog.get_logger("kaito_ctrl").bind(controller=controller.name, kind=controller.kind.kind)
+        self._log = logger().bind(controller=controller.name, kind=controller.kind.kind)
         self._failures: dict[ObjectKey, Failure] = {}
         self._hints: dict[ObjectKey, float] = {}
         self._tasks: dict[ObjectKey, asyncio.Task[Any]] = {}
