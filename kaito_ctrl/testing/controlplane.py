@@ -268,6 +268,9 @@ def _api_server_flags(home: Path, etcd: str, port: int) -> Flags:
         "etcd-servers": etcd,
         "secure-port": str(port),
         "bind-address": "127.0.0.1",
+        # What the Service `kubernetes` leads to may not be a loopback address, and nobody goes there. Without it the
+        # server looks for a default route, and ends on a machine that has none.
+        "advertise-address": "192.0.2.1",
         "cert-dir": str(home / "certs"),
         "tls-cert-file": str(home / "server.crt"),
         "tls-private-key-file": str(home / "server.key"),
