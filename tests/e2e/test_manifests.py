@@ -279,8 +279,14 @@ async def test_the_process_that_the_pod_runs_gets_ready_and_ends_in_good_order(
                 for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                     await until(partial(answers, probe))
                 path = pod["metadata"]["annotations"]["prometheus.io/path"]
-                async with session.get(f"http://127.0.0.1:{ports['metrics']}{path}") as response:
-                    assert "leader_election_master_status" in await response.text()
+
+                async def leads() -> bool:
+                    # A standby is ready before it leads.
+                    async with session.get(f"http://127.0.0.1:{ports['metrics']}{path}") as response:
+                        text = await response.text()
+                    return re.search(r"^leader_election_master_status{[^}]*} 1\.0$", text, re.MULTILINE) is not None
+
+                await until(leads)
             process.terminate()
             async with asyncio.timeout(pod["spec"]["terminationGracePeriodSeconds"]):
                 _, log = await ending
