@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated
+from kaito_api.meta import MicroTime, Model, Resource
 
-from pydantic import PlainSerializer
-
-from kaito_api.meta import Model, Resource
-
-__all__ = ["Lease", "LeaseSpec", "MicroTime", "rfc3339_micro"]
-
-
-def rfc3339_micro(moment: datetime) -> str:
-    """*moment* as Kubernetes writes ``metav1.MicroTime``: UTC, always six decimals, a ``Z``."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-MicroTime = Annotated[datetime, PlainSerializer(rfc3339_micro, return_type=str)]
-"""``metav1.MicroTime``: microseconds on the wire."""
+__all__ = ["Lease", "LeaseSpec"]
 
 
 class LeaseSpec(Model):

@@ -6,24 +6,13 @@ and lets nothing but ``series`` change afterwards.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import PlainSerializer
+from kaito_api.meta import MicroTime, Model, Resource, Time
 
-from kaito_api.meta import Model, Resource, Time
-
-__all__ = ["Event", "EventSeries", "EventType", "MicroTime", "ObjectReference"]
+__all__ = ["Event", "EventSeries", "EventType", "ObjectReference"]
 
 EventType = Literal["Normal", "Warning"]
-
-
-def _micro(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-MicroTime = Annotated[datetime, PlainSerializer(_micro, return_type=str)]
-"""``metav1.MicroTime``: microseconds on the wire."""
 
 
 class ObjectReference(Model):

@@ -19,6 +19,7 @@ __all__ = [
     "LabelSelector",
     "LabelSelectorRequirement",
     "LocalReference",
+    "MicroTime",
     "Model",
     "ObjectMeta",
     "OwnerReference",
@@ -28,6 +29,7 @@ __all__ = [
     "is_true",
     "owned_by",
     "rfc3339",
+    "rfc3339_micro",
 ]
 
 
@@ -36,8 +38,16 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def rfc3339_micro(moment: datetime) -> str:
+    """*moment* as Kubernetes writes ``metav1.MicroTime``: UTC, always six decimals, a ``Z``."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 Time = Annotated[datetime, PlainSerializer(rfc3339, return_type=str)]
 """``metav1.Time``: seconds resolution on the wire."""
+
+MicroTime = Annotated[datetime, PlainSerializer(rfc3339_micro, return_type=str)]
+"""``metav1.MicroTime``: microseconds on the wire."""
 
 
 class Model(BaseModel):

@@ -29,8 +29,6 @@ __all__ = [
     "Job",
     "JobSpec",
     "JobStatus",
-    "Lease",
-    "LeaseSpec",
     "Node",
     "NodeCondition",
     "NodeStatus",
@@ -237,21 +235,6 @@ class Node(core.Node):
     """``v1 Node``, with heartbeats."""
 
     status: NodeStatus = NodeStatus()
-
-
-class LeaseSpec(Model):
-    holder_identity: str = ""
-    lease_duration_seconds: int = 40
-    renew_time: str | None = None
-    """``metav1.MicroTime``, kept as text: this holder only ever replaces it."""
-
-
-class Lease(Resource):
-    """``coordination.k8s.io/v1 Lease``."""
-
-    group, version, kind, plural = "coordination.k8s.io", "v1", "Lease", "leases"
-
-    spec: LeaseSpec = LeaseSpec()
 
 
 class Secret(Resource):

@@ -22,11 +22,12 @@ from typing import Self
 import aiohttp
 import structlog
 
+from kaito_api.coordination import Lease, LeaseSpec
 from kaito_api.core import Namespace, NodeAddress, NodeSpec, Taint
 from kaito_api.meta import ObjectMeta, find_condition
 from kaito_ctrl.devcluster.containerrunner import Host, Timings
 from kaito_ctrl.devcluster.images import ImageTable
-from kaito_ctrl.devcluster.kinds import Lease, LeaseSpec, Node, NodeCondition, NodeStatus, Pod
+from kaito_ctrl.devcluster.kinds import Node, NodeCondition, NodeStatus, Pod
 from kaito_ctrl.devcluster.kubeletapi import KubeletApi, KubeletPort, serve_kubelet
 from kaito_ctrl.devcluster.logs import LogOptions
 from kaito_ctrl.devcluster.nodelifecycle import LEASE_NAMESPACE
@@ -274,13 +275,13 @@ class ProcessKubelet:
 
     async def _renew(self, node_name: str) -> None:
         key = ObjectKey(LEASE_NAMESPACE, node_name)
-        renewed = self._clock.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        spec = LeaseSpec(holder_identity=node_name, renew_time=self._clock.now())
         try:
-            await self._client.patch(Lease, key, {"spec": {"renewTime": renewed, "holderIdentity": node_name}})
+            await self._client.patch(Lease, key, {"spec": spec.to_wire()})
         except NotFound:
             lease = Lease(
                 metadata=ObjectMeta(name=node_name, namespace=LEASE_NAMESPACE),
-                spec=LeaseSpec(holder_identity=node_name, lease_duration_seconds=40, renew_time=renewed),
+                spec=spec.evolve(lease_duration_seconds=40),
             )
             try:
                 await self._client.create(lease)

@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from kaito_api.coordination import Lease
 from kaito_api.core import Taint
-from kaito_ctrl.devcluster.kinds import Lease, Node, NodeCondition, Pod
+from kaito_ctrl.devcluster.kinds import Node, NodeCondition, Pod
 from kaito_ctrl.devcluster.pods import is_finished, is_ready, on_node
 from kaito_ctrl.devcluster.replicaset import delete_pods
 from kaito_ctrl.devcluster.writes import patch_status
@@ -78,7 +79,7 @@ def _heard(node: Node, lease: Lease | None, ready: NodeCondition | None) -> date
     """When the kubelet was last heard of; for one that never was, the node's creation."""
     moments = [node.metadata.creation_timestamp]
     if lease is not None and lease.spec.renew_time:
-        moments.append(datetime.fromisoformat(lease.spec.renew_time))
+        moments.append(lease.spec.renew_time)
     if ready is not None:
         moments.append(ready.last_heartbeat_time)
     return max((moment for moment in moments if moment is not None), default=None)

@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from kaito_api.coordination import Lease, LeaseSpec
 from kaito_api.core import Namespace, NodeSpec
 from kaito_api.meta import ObjectMeta
-from kaito_ctrl.devcluster.kinds import Lease, LeaseSpec, Node, Pod
+from kaito_ctrl.devcluster.kinds import Node, Pod
 from kaito_ctrl.devcluster.nodelifecycle import LEASE_NAMESPACE
 from kaito_ctrl.devcluster.pods import is_ready
 from kaito_ctrl.devcluster.podstatus import ContainerRecord, CrashBackoff, pod_status
@@ -167,13 +168,11 @@ class SimKubelet:
                     await self._client.patch(Node, ObjectKey("", name), wire, subresource="status")
 
     async def _renew(self, name: str) -> None:
-        spec = {"renewTime": self._clock.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "holderIdentity": name}
+        spec = LeaseSpec(renew_time=self._clock.now(), holder_identity=name)
         try:
-            await self._client.patch(Lease, ObjectKey(LEASE_NAMESPACE, name), {"spec": spec})
+            await self._client.patch(Lease, ObjectKey(LEASE_NAMESPACE, name), {"spec": spec.to_wire()})
         except NotFound:
-            lease = Lease(
-                metadata=ObjectMeta(name=name, namespace=LEASE_NAMESPACE), spec=LeaseSpec(renew_time=spec["renewTime"])
-            )
+            lease = Lease(metadata=ObjectMeta(name=name, namespace=LEASE_NAMESPACE), spec=spec)
             try:
                 await self._client.create(lease)
             except NotFound:

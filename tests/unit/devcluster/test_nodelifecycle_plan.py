@@ -6,13 +6,13 @@ from datetime import timedelta
 
 from devobjects import NOW, ago, node, pod
 
+from kaito_api.coordination import Lease, LeaseSpec
 from kaito_api.core import Taint
-from kaito_ctrl.devcluster.kinds import Lease, LeaseSpec
 from kaito_ctrl.devcluster.nodelifecycle import NOT_READY, UNREACHABLE, plan_node
 
 
 def lease(age: float) -> Lease:
-    return Lease(spec=LeaseSpec(renew_time=ago(age).strftime("%Y-%m-%dT%H:%M:%S.%fZ")))
+    return Lease(spec=LeaseSpec(renew_time=ago(age)))
 
 
 def test_a_renewed_lease_keeps_the_node_and_says_when_to_look_again() -> None:
