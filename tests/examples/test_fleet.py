@@ -17,7 +17,7 @@ from kaito_ctrl.devcluster.cluster import DevCluster
 from kaito_ctrl.runtime import Client, ObjectKey
 from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.errors import ApiError, NotFound
-from tests.examples.test_library import LIBRARY, until
+from tests.examples.walks import LIBRARY, until
 
 CONFIGS = "/apis/example.org/v1/namespaces/default/federatedconfigs"
 FLEET = str(LIBRARY / "fleet.py")
