@@ -35,8 +35,8 @@ async def operator(name: str, kubeconfig: Path, *args: str) -> AsyncIterator[Non
             await process.wait()
 
 
-async def until(check: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(40):
+async def until(check: Callable[[], Awaitable[object]], *, seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
         while not await check():
             await asyncio.sleep(0.05)
 
@@ -48,8 +48,8 @@ async def data_of(client: Client, namespace: str, name: str) -> dict[str, str] |
         return None
 
 
-async def mirror(client: Client, kubeconfig: Path) -> None:
-    """A ConfigMap is copied, followed, brought back, and its copy taken away."""
+async def mirror(client: Client, kubeconfig: Path, *, seconds: float = 30) -> None:
+    """A ConfigMap is copied, followed, brought back, and its copy taken away, each within *seconds*."""
     await client.create(Namespace(metadata=ObjectMeta(name="copies")))
     metadata = ObjectMeta(name="a", namespace="default", labels={"mirror-to": "copies"})
     await client.create(ConfigMap(metadata=metadata, data={"color": "blue"}))
@@ -58,17 +58,19 @@ async def mirror(client: Client, kubeconfig: Path) -> None:
         return await data_of(client, "copies", "a") == (None if color is None else {"color": color})
 
     async with operator("mirror.py", kubeconfig):
-        await until(lambda: copied("blue"))
+        await until(lambda: copied("blue"), seconds=seconds)
         await client.patch(ConfigMap, ObjectKey("default", "a"), {"data": {"color": "red"}})
-        await until(lambda: copied("red"))
+        await until(lambda: copied("red"), seconds=seconds)
         await client.delete(ConfigMap, ObjectKey("copies", "a"))
-        await until(lambda: copied("red"))
+        await until(lambda: copied("red"), seconds=seconds)
         await client.delete(ConfigMap, ObjectKey("default", "a"))
-        await until(lambda: copied(None))
+        await until(lambda: copied(None), seconds=seconds)
 
 
-async def website(client: Client, kubeconfig: Path, address: Callable[[], tuple[str, int] | None]) -> None:
-    """A Website is served at *address*, follows its spec, and takes everything with it."""
+async def website(
+    client: Client, kubeconfig: Path, address: Callable[[], tuple[str, int] | None], *, seconds: float = 30
+) -> None:
+    """A Website is served at *address*, follows its spec, and takes everything with it, each within *seconds*."""
     body = {
         "apiVersion": "example.org/v1",
         "kind": "Website",
@@ -100,14 +102,14 @@ async def website(client: Client, kubeconfig: Path, address: Callable[[], tuple[
         return await data_of(client, "default", "hello") is None
 
     async with operator("website.py", kubeconfig):
-        await until(created)
-        await until(lambda: serves("<h1>Hello</h1>"))
+        await until(created, seconds=seconds)
+        await until(lambda: serves("<h1>Hello</h1>"), seconds=seconds)
         await client.request(
             "PATCH",
             f"{WEBSITES}/hello",
             body={"spec": {"title": "Goodbye"}},
             headers={"content-type": "application/merge-patch+json"},
         )
-        await until(lambda: serves("<h1>Goodbye</h1>"))
+        await until(lambda: serves("<h1>Goodbye</h1>"), seconds=seconds)
         await client.request("DELETE", f"{WEBSITES}/hello")
-        await until(nothing)
+        await until(nothing, seconds=seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,16 @@ from kaito_ctrl.runtime.errors import ApiError
 from kaito_ctrl.testing.controlplane import ControlPlane, run_control_plane
 from kaito_ctrl.testing.envtest import Environment, envtest
 from tests.examples import walks
-from tests.examples.walks import data_of, operator, until
+from tests.examples.walks import data_of, operator
 from tests.real.joined import nodes_on
 
+until = partial(walks.until, seconds=40)
 FLEET = "/apis/example.org/v1/namespaces/default/federatedconfigs"
 
 
 async def test_the_mirror_copies_follows_and_takes_away(plane: ControlPlane) -> None:
     async with envtest(plane) as env:
-        await walks.mirror(env.client, plane.kubeconfig)
+        await walks.mirror(env.client, plane.kubeconfig, seconds=40)
 
 
 @pytest.mark.timeout(120)
@@ -73,6 +75,8 @@ async def test_the_fleet_serves_who_is_there_and_makes_up_for_who_was_not(plane:
 async def test_the_website_is_served_follows_its_spec_and_goes(working: ControlPlane, tmp_path: Path) -> None:
     async with envtest(working) as env, nodes_on(working, tmp_path / "pods") as nodes:
         await nodes.kubelet.register("node", labels={}, capacity={"cpu": "4", "memory": "8Gi", "pods": "10"})
-        await walks.website(env.client, working.kubeconfig, lambda: nodes.proxy.address("default", "hello", 80))
+        await walks.website(
+            env.client, working.kubeconfig, lambda: nodes.proxy.address("default", "hello", 80), seconds=40
+        )
         await nodes.kubelet.deregister("node")
         await env.client.delete(Node, ObjectKey("", "node"))
