@@ -312,6 +312,7 @@ def test_what_is_allowed_but_hardly_meant_is_a_warning() -> None:
     assert RULES.warnings(inference()) == ()
     assert "will be used" in RULES.warnings(inference(resource__instanceType=REMOVE))[0].message
     assert "not checked" in RULES.warnings(inference(resource__instanceType="Standard_ND_new_v9"))[0].message
+    assert RULES.warnings(inference(resource__instanceType="Standard_Invalid")) == (), "it is an error already"
     assert "vLLM" in RULES.warnings(inference(metadata__annotations={"kaito.sh/runtime": "vllm"}))[0].message
     found = RULES.warnings(inference(metadata__annotations={"kaito.sh/enablelb": "true"}))
     assert "no effect" in found[0].message

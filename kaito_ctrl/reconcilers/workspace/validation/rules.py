@@ -81,7 +81,7 @@ class Rules:
             yield Problem(
                 "resource.instanceType", f"not specified: {ws.resource.instance_type} will be used", "write it down"
             )
-        if self.skus.get(ws.resource.instance_type) is None:
+        if self.skus.get(ws.resource.instance_type) is None and not any(self._instance_type(ws)):
             yield Problem(
                 "resource.instanceType",
                 f"{ws.resource.instance_type} is not in the table of {self.skus.cloud}: whether the model fits on it "
