@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Building $(VENV): a few minutes the first time (PyTorch, CPU build, is the large part)."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_ARGS) torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,inference]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,inference,aks]'
 	@touch $@
 
 demo: $(VENV) ## from nothing to an answered prompt: an embedded cluster, a simulated GPU node, a real model server

@@ -15,11 +15,16 @@ from typing import Protocol
 
 from kaito_api.quantity import format_binary
 from kaito_provisioner.cloud import (
+    ClaimRef,
     Instance,
+    InstanceType,
     InsufficientCapacity,
     LaunchRequest,
+    NodeClassKind,
     NotFound,
+    Offering,
     QuotaExceeded,
+    RepairPolicy,
     UnknownInstanceType,
 )
 
@@ -60,6 +65,7 @@ class SimCloud:
     """Implements ``CloudProvider``. Run :meth:`run` in a task group: booting happens there."""
 
     name = "sim"
+    node_classes: Sequence[NodeClassKind] = ()
 
     def __init__(
         self,
@@ -106,11 +112,9 @@ class SimCloud:
             )
         chosen = self._choose(offered)
         self._serial += 1
-        resources = {"cpu": chosen.cpu, "memory": chosen.memory, "pods": "110", "ephemeral-storage": "128Gi"}
+        resources = _resources(chosen)
         if request.disk:
             resources["ephemeral-storage"] = format_binary(request.disk)
-        if chosen.gpus:
-            resources["nvidia.com/gpu"] = str(chosen.gpus)
         instance = Instance(
             name=request.name,
             claim_uid=request.uid,
@@ -127,6 +131,8 @@ class SimCloud:
             capacity=resources,
             allocatable=resources,
             created=self._now(),
+            claim_kind=request.kind,
+            group=request.group,
         )
         self._machines[request.uid] = _Machine(instance, request)
         self._jobs.put_nowait(("boot", request.uid))
@@ -139,18 +145,18 @@ class SimCloud:
                 return machine.instance
         raise NotFound(f"there is no instance {provider_id}")
 
-    async def find(self, claim_uid: str) -> Instance:
-        await self._call("find", claim_uid)
-        machine = self._machines.get(claim_uid)
+    async def find(self, claim: ClaimRef) -> Instance:
+        await self._call("find", claim.name)
+        machine = self._machines.get(claim.uid)
         if machine is None:
-            raise NotFound(f"there is no instance for claim {claim_uid}")
+            raise NotFound(f"there is no instance for claim {claim.name}")
         return machine.instance
 
     async def list(self) -> Sequence[Instance]:
         await self._call("list", "")
         return tuple(machine.instance for machine in self._machines.values())
 
-    async def delete(self, instance: Instance) -> None:
+    async def delete(self, instance: Instance) -> Instance:
         await self._call("delete", instance.name)
         machine = self._machines.get(instance.claim_uid)
         if machine is None:
@@ -158,6 +164,23 @@ class SimCloud:
         if machine.instance.state != "Deleting":
             machine.instance = replace(machine.instance, state="Deleting")
             self._jobs.put_nowait(("remove", instance.claim_uid))
+        return machine.instance
+
+    async def instance_types(self) -> Sequence[InstanceType]:
+        await self._call("instance_types", "")
+        return tuple(
+            InstanceType(
+                each.name,
+                labels={"kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux"},
+                capacity=_resources(each),
+                allocatable=_resources(each),
+                offerings=(Offering(each.name, available=each.available),),
+            )
+            for each in self.types.values()
+        )
+
+    def repair_policies(self) -> Sequence[RepairPolicy]:
+        return (RepairPolicy("Ready", "False", 600.0), RepairPolicy("Ready", "Unknown", 600.0))
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -199,3 +222,10 @@ class SimCloud:
             await self.joiner.leave(machine.instance)
         await asyncio.sleep(self.shutdown)
         self._machines.pop(uid, None)
+
+
+def _resources(kind: SimInstanceType) -> dict[str, str]:
+    resources = {"cpu": kind.cpu, "memory": kind.memory, "pods": "110", "ephemeral-storage": "128Gi"}
+    if kind.gpus:
+        resources["nvidia.com/gpu"] = str(kind.gpus)
+    return resources

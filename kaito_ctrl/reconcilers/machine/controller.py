@@ -24,7 +24,7 @@ from kaito_ctrl.runtime import (
     watches,
 )
 from kaito_ctrl.runtime.errors import NotFound
-from kaito_provisioner import CloudError, CloudProvider, Instance, LaunchRequest
+from kaito_provisioner import ClaimRef, CloudError, CloudProvider, Instance, LaunchRequest
 from kaito_provisioner import NotFound as InstanceNotFound
 from kaito_provisioner.cloud import InstanceState
 
@@ -110,7 +110,7 @@ class MachineController(Controller[Machine]):
         if nodes and is_true(nodes[0].status.conditions, "Ready"):
             return seen, None
         try:
-            state: InstanceState | None = (await self._cloud.find(machine.uid)).state
+            state: InstanceState | None = (await self._cloud.find(_ref(machine))).state
         except InstanceNotFound:
             state = None
         except CloudError as error:
@@ -130,7 +130,7 @@ class MachineController(Controller[Machine]):
     async def _instance(self, machine: Machine, ctx: Context) -> Instance:
         """The instance of *machine*, made if there is none. Raises ``CloudError``, and ``NotFound`` of the client."""
         try:
-            return await self._cloud.find(machine.uid)
+            return await self._cloud.find(_ref(machine))
         except InstanceNotFound:
             # The cache may still show a machine that is gone; an instance made for it would be nobody's.
             live = await ctx.client.get(Machine, machine.name)
@@ -155,7 +155,7 @@ class MachineController(Controller[Machine]):
         """Node tainted, deleted and drained; instance deleted until the cloud says that it is gone; node let go."""
         try:
             # By the claim's uid, not by what the status says: the answer to the creation may have been lost.
-            instance: Instance | None = await self._cloud.find(machine.uid)
+            instance: Instance | None = await self._cloud.find(_ref(machine))
         except InstanceNotFound:
             instance = None
         except CloudError as error:
@@ -202,6 +202,10 @@ class MachineController(Controller[Machine]):
             if node.spec.provider_id == provider_id:
                 nodes.append(node)
         return tuple(nodes)
+
+
+def _ref(machine: Machine) -> ClaimRef:
+    return ClaimRef(machine.name, machine.uid, machine.status.provider_id)
 
 
 def _overdue(machine: Machine, now: datetime) -> bool:
