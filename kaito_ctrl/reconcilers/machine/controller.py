@@ -1,4 +1,4 @@
-"""The shell around the machine's plan, and the machine's end: drain, delete in the cloud until it is gone, let go."""
+"""The shell around the machine's plan."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from kaito_api.core import Node
-from kaito_api.karpenter import DISRUPTED_TAINT, INSTANCE_TYPE_LABEL, TERMINATION_FINALIZER, Machine, MachineStatus
+from kaito_api.karpenter import INSTANCE_TYPE_LABEL, TERMINATION_FINALIZER, Machine, MachineStatus
 from kaito_api.meta import find_condition, is_true
 from kaito_api.quantity import parse_quantity
-from kaito_ctrl.reconcilers.machine.drain import draining
 from kaito_ctrl.reconcilers.machine.plan import Observed, plan_machine
+from kaito_ctrl.reconcilers.machine.termination import Termination, live_nodes
 from kaito_ctrl.runtime import (
     Context,
     Controller,
@@ -32,8 +32,6 @@ __all__ = ["MachineController"]
 
 _POLL = 5.0
 """Seconds between two looks at a cloud that is busy for us; nodes and machines wake us by themselves."""
-_ENDING = 1.0
-"""Seconds between two looks at an instance that is being deleted."""
 _SILENCE = 60.0
 """Seconds between two looks at the instance of a node that is not ready."""
 _REGISTRATION_DEADLINE = 900.0
@@ -66,6 +64,7 @@ class MachineController(Controller[Machine]):
 
     def __init__(self, cloud: CloudProvider) -> None:
         self._cloud = cloud
+        self._termination = Termination(cloud)
 
     async def reconcile(self, machine: Machine, ctx: Context) -> Result:
         seen, wait = await self._look(machine, ctx)
@@ -103,7 +102,7 @@ class MachineController(Controller[Machine]):
         nodes = ctx.cache.list(Node, index=("providerID", machine.status.provider_id))
         seen = Observed(_known(machine), None, nodes)
         if any(node.deleting for node in nodes):
-            live = await self._nodes(machine.status.provider_id, ctx)
+            live = await live_nodes(machine.status.provider_id, ctx)
             if any(node.deleting for node in live):
                 await self._end(machine, "its node was deleted", ctx)
                 return None, None
@@ -152,56 +151,7 @@ class MachineController(Controller[Machine]):
         )
 
     async def cleanup(self, machine: Machine, ctx: Context) -> Result:
-        """Node tainted, deleted and drained; instance deleted until the cloud says that it is gone; node let go."""
-        try:
-            # By the claim's uid, not by what the status says: the answer to the creation may have been lost.
-            instance: Instance | None = await self._cloud.find(_ref(machine))
-        except InstanceNotFound:
-            instance = None
-        except CloudError as error:
-            return _refused(error, ctx)
-        if instance is None:
-            await self._let_go(machine.status.provider_id, ctx)
-            return Result.done()
-        if instance.provider_id and instance.provider_id != machine.status.provider_id:
-            # By it the node is found once the instance is gone, when nobody else knows it any more.
-            await self._write_status(machine, machine.status.evolve(provider_id=instance.provider_id), ctx)
-        nodes = await self._nodes(instance.provider_id, ctx) if instance.provider_id else ()
-        for node in nodes:
-            await _leave(node, ctx)
-        if wait := await draining(nodes, ctx):
-            return Result.retry_in(wait)
-        if instance.state != "Deleting":
-            ctx.check_leading()
-            try:
-                await self._cloud.delete(instance)
-            except InstanceNotFound:
-                pass
-            except CloudError as error:
-                return _refused(error, ctx)
-        return Result.retry_in(_ENDING)
-
-    async def _let_go(self, provider_id: str, ctx: Context) -> None:
-        """The instance is gone: so are its nodes. All nodes are listed live, as one may have joined a moment ago."""
-        if not provider_id:
-            return
-        # One that does not fit its model is not one that has joined for us, and must not hold up those that have.
-        for node in await ctx.client.list(Node, misfits=[]):
-            if node.spec.provider_id == provider_id:
-                await _leave(node, ctx)
-                await _release_node(node, ctx)
-
-    async def _nodes(self, provider_id: str, ctx: Context) -> tuple[Node, ...]:
-        """The machine's nodes, each read live: what follows is not to be undone."""
-        nodes = []
-        for cached in ctx.cache.list(Node, index=("providerID", provider_id)):
-            try:
-                node = await ctx.client.get(Node, cached.name)
-            except NotFound:
-                continue
-            if node.spec.provider_id == provider_id:
-                nodes.append(node)
-        return tuple(nodes)
+        return await self._termination.run(machine, ctx)
 
 
 def _ref(machine: Machine) -> ClaimRef:
@@ -265,35 +215,3 @@ def _known(machine: Machine) -> Instance:
         capacity=machine.status.capacity,
         allocatable=machine.status.allocatable,
     )
-
-
-def _refused(error: CloudError, ctx: Context) -> Result:
-    ctx.log.warning("the cloud refused to delete", reason=error.reason, error=error.message)
-    return Result.retry_in(error.retry_after or _POLL)
-
-
-async def _leave(node: Node, ctx: Context) -> None:
-    """Keep new pods off *node*, then delete it; our finalizer holds it until its instance is gone."""
-    with contextlib.suppress(NotFound):
-        # First the taint, whoever asked for the deletion: the scheduler does not mind that a node is being deleted.
-        if not any(each.key == DISRUPTED_TAINT.key for each in node.spec.taints):
-            taints = [*(each.to_wire() for each in node.spec.taints), DISRUPTED_TAINT.to_wire()]
-            metadata = {"uid": node.uid, "resourceVersion": node.metadata.resource_version}
-            await ctx.client.patch(Node, key_of(node), {"metadata": metadata, "spec": {"taints": taints}})
-        if not node.deleting:
-            await ctx.client.delete(Node, key_of(node), uid=node.uid)
-
-
-async def _release_node(node: Node, ctx: Context) -> None:
-    try:
-        live = await ctx.client.get(Node, node.name)
-        if live.uid == node.uid and TERMINATION_FINALIZER in live.metadata.finalizers:
-            finalizers = [each for each in live.metadata.finalizers if each != TERMINATION_FINALIZER]
-            metadata = {
-                "finalizers": finalizers,
-                "uid": live.uid,
-                "resourceVersion": live.metadata.resource_version,
-            }
-            await ctx.client.patch(Node, key_of(live), {"metadata": metadata})
-    except NotFound:
-        pass
