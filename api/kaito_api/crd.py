@@ -6,27 +6,28 @@ field has a type, and descriptions come from the fields and the classes.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kaito_api.crd_karpenter import DETAILS, QUANTITY
 from kaito_api.crd_rules import RULES
 from kaito_api.karpenter import (
     CAPACITY_TYPE_LABEL,
     INSTANCE_TYPE_LABEL,
+    NODEPOOL_LABEL,
     PROVISIONER_NAME_LABEL,
     ZONE_LABEL,
     Machine,
+    NodeClaim,
 )
 from kaito_api.meta import Resource
 from kaito_api.workspace import Workspace
 
 __all__ = ["Column", "all_crds", "crd", "structural_schema"]
 
-QUANTITY_PATTERN = (
-    r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
-)
 _KEPT = (
     *("type", "format", "description", "enum", "default", "minimum", "maximum", "minLength", "maxLength", "pattern"),
     *("minItems", "maxItems", "required", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations"),
@@ -84,6 +85,19 @@ _COLUMNS: Mapping[type[Resource], Sequence[Column]] = {
         Column("Provisioner", _label(PROVISIONER_NAME_LABEL), priority=1),
         Column("Template", ".spec.machineTemplateRef.name", priority=1),
     ),
+    NodeClaim: (
+        Column("Type", _label(INSTANCE_TYPE_LABEL)),
+        Column("Capacity", _label(CAPACITY_TYPE_LABEL)),
+        Column("Zone", _label(ZONE_LABEL)),
+        Column("Node", ".status.nodeName"),
+        Column("Ready", _condition("Ready")),
+        _AGE,
+        Column("ImageID", ".status.imageID", priority=1),
+        Column("ID", ".status.providerID", priority=1),
+        Column("NodePool", _label(NODEPOOL_LABEL), priority=1),
+        Column("NodeClass", ".spec.nodeClassRef.name", priority=1),
+        Column("Drifted", _condition("Drifted"), priority=1),
+    ),
 }
 
 
@@ -107,11 +121,7 @@ def structural_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
         if "const" in merged:
             merged["enum"] = [merged.pop("const")]
         if merged.get("x-kaito-quantities"):
-            merged["additionalProperties"] = {
-                "anyOf": [{"type": "integer"}, {"type": "string"}],
-                "pattern": QUANTITY_PATTERN,
-                "x-kubernetes-int-or-string": True,
-            }
+            merged["additionalProperties"] = QUANTITY
         return finish(merged)
 
     def convert_ref(ref: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +170,17 @@ def _at(schema: dict[str, Any], path: str) -> dict[str, Any]:
     return found
 
 
+def _detail(schema: dict[str, Any], keywords: Mapping[str, Any]) -> None:
+    """Set the *keywords* in *schema*, add the properties, and take away what is ``None``."""
+    for key, value in keywords.items():
+        if key == "properties":
+            schema[key] = {**schema[key], **copy.deepcopy(value)}
+        elif value is None:
+            schema.pop(key, None)
+        else:
+            schema[key] = copy.deepcopy(value)
+
+
 def crd(kind: type[Resource]) -> dict[str, Any]:
     """The CustomResourceDefinition of *kind*, with one version that is served and stored."""
     schema = structural_schema(kind.model_json_schema(by_alias=True))
@@ -172,6 +193,8 @@ def crd(kind: type[Resource]) -> dict[str, Any]:
         for name in ("apiVersion", "kind", "metadata", *(key for key in properties))
         if name in properties
     }
+    for path, keywords in DETAILS.get(kind, {}).items():
+        _detail(_at(schema, path), keywords)
     for path, rules in RULES[kind].items():
         _at(schema, path)["x-kubernetes-validations"] = [{"rule": rule, "message": text} for rule, text in rules]
     singular = kind.kind.lower()

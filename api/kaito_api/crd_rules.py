@@ -1,4 +1,4 @@
-"""What of a Workspace the API server itself checks, in CEL: it holds without any webhook.
+"""What of each kind the API server itself checks, in CEL: it holds without any webhook.
 
 Rules are written for the path of a field; ``[]`` stands for the items of a list. Absent optional fields have to be
 asked for with ``has()``. A rule with ``oldSelf`` applies to updates only. Lists and texts that rules go through have
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import Machine, NodeClaim
 from kaito_api.meta import Resource
 from kaito_api.workspace import Workspace
 
@@ -95,4 +95,62 @@ _WORKSPACE: Mapping[str, Sequence[Rule]] = {
     ),
 }
 
-RULES: Mapping[type[Resource], Mapping[str, Sequence[Rule]]] = {Workspace: _WORKSPACE, Machine: {}}
+_KNOWN_LABELS = (
+    *("beta.kubernetes.io/instance-type", "beta.kubernetes.io/arch", "beta.kubernetes.io/os"),
+    *("failure-domain.beta.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/region"),
+    *("topology.kubernetes.io/zone", "topology.kubernetes.io/region", "node.kubernetes.io/instance-type"),
+    *("kubernetes.io/arch", "kubernetes.io/os", "node.kubernetes.io/windows-build"),
+)
+
+
+def _in_domain(*domains: str) -> str:
+    """That the label's domain is one of *domains*, or below it."""
+    spelled = "|".join(domains).replace(".", "[.]")
+    return f"self.matches('^([^/]+[.])?({spelled})/')"
+
+
+def _any_of(values: Sequence[str]) -> str:
+    return "self in [" + ", ".join(f"'{value}'" for value in values) + "]"
+
+
+_NUMBER = "has(x.values) && size(x.values) == 1 && x.values[0].matches('^[0-9]+$')"
+_NODE_DOMAIN = _in_domain("node.kubernetes.io", "node-restriction.kubernetes.io")
+_NODECLAIM: Mapping[str, Sequence[Rule]] = {
+    "spec": (("self == oldSelf", "spec is immutable"),),
+    "spec.requirements": (
+        (
+            "self.all(x, x.operator != 'In' || (has(x.values) && size(x.values) > 0))",
+            "requirements with operator 'In' must have a value defined",
+        ),
+        (
+            f"self.all(x, !(x.operator in ['Gt', 'Lt', 'Gte', 'Lte']) || ({_NUMBER}))",
+            "requirements operator 'Gt', 'Lt', 'Gte' or 'Lte' must have a single positive integer value",
+        ),
+        (
+            "self.all(x, x.operator != 'In' || !has(x.minValues) || size(x.values) >= x.minValues)",
+            "requirements with 'minValues' must have at least that many values specified in the 'values' field",
+        ),
+    ),
+    "spec.requirements[].key": (
+        (
+            f"{_any_of(_KNOWN_LABELS)} || {_NODE_DOMAIN} || !{_in_domain('kubernetes.io')}",
+            'label domain "kubernetes.io" is restricted',
+        ),
+        (f"{_in_domain('kops.k8s.io')} || !{_in_domain('k8s.io')}", 'label domain "k8s.io" is restricted'),
+        (
+            f"{_any_of(('karpenter.sh/capacity-type', 'karpenter.sh/nodepool'))} || !{_in_domain('karpenter.sh')}",
+            'label domain "karpenter.sh" is restricted',
+        ),
+        ("self != 'kubernetes.io/hostname'", 'label "kubernetes.io/hostname" is restricted'),
+    ),
+    **{
+        f"spec.nodeClassRef.{field}": (("self != ''", f"{field} may not be empty"),)
+        for field in ("group", "kind", "name")
+    },
+}
+
+RULES: Mapping[type[Resource], Mapping[str, Sequence[Rule]]] = {
+    Workspace: _WORKSPACE,
+    Machine: {},
+    NodeClaim: _NODECLAIM,
+}

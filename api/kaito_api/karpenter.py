@@ -7,9 +7,9 @@ read. Both are cluster-scoped; everything that a controller does with them goes 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kaito_api.core import Taint
 from kaito_api.meta import Condition, Model, Resource
@@ -51,6 +51,14 @@ OPERATION_ANNOTATION = "provisioner.kaito.sh/operation"
 DISRUPTED_TAINT = Taint(key="karpenter.sh/disrupted", effect="NoSchedule")
 
 
+def _as_text(amount: Any) -> Any:
+    return str(amount) if isinstance(amount, int) else amount
+
+
+Quantities = Mapping[str, Annotated[str, BeforeValidator(_as_text)]]
+"""Amounts by resource name. On the wire, unlike in core kinds, each may be a number: ``cpu: 4``."""
+
+
 class Requirement(Model):
     """``corev1.NodeSelectorRequirement``: what the node's labels have to fulfil."""
 
@@ -64,7 +72,7 @@ class Requirement(Model):
 class ResourceRequests(Model):
     """What the node has to offer at least."""
 
-    requests: Mapping[str, str] = Field(
+    requests: Quantities = Field(
         default_factory=dict,
         description="Minimum amounts by resource name.",
         json_schema_extra={"x-kaito-quantities": True},
@@ -102,12 +110,12 @@ class NodeRequestStatus(Model):
 
     node_name: str = Field(default="", description="The node, once it has registered.")
     provider_id: str = Field(default="", alias="providerID", description="The cloud's identifier of the instance.")
-    capacity: Mapping[str, str] = Field(
+    capacity: Quantities = Field(
         default_factory=dict,
         description="What the instance has.",
         json_schema_extra={"x-kaito-quantities": True},
     )
-    allocatable: Mapping[str, str] = Field(
+    allocatable: Quantities = Field(
         default_factory=dict,
         description="What of it pods can use.",
         json_schema_extra={"x-kaito-quantities": True},
