@@ -27,6 +27,9 @@ from kaito_provisioner.cloud import (
     Unavailable,
     UnknownInstanceType,
 )
+from kaito_provisioner.requirements import Requirements, ValueSet
+from kaito_provisioner.selection import choose
+from kaito_provisioner.unavailable import Resting, Split, UnavailableOfferings, describe
 
 __all__ = [
     "CapacityType",
@@ -46,8 +49,15 @@ __all__ = [
     "OfferingError",
     "QuotaExceeded",
     "RepairPolicy",
+    "Requirements",
+    "Resting",
+    "Split",
     "Throttled",
     "Unauthorized",
     "Unavailable",
+    "UnavailableOfferings",
     "UnknownInstanceType",
+    "ValueSet",
+    "choose",
+    "describe",
 ]
