@@ -12,6 +12,8 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import ValidationError
@@ -289,6 +291,19 @@ class Client:
         async with self.fence.guard():
             return await self._call(method, path, query=query, body=body, headers=headers)
 
+    async def server_time(self) -> datetime:
+        """What the server's clock says now, in UTC and to the second: the ``Date`` of an answer that it gives for this.
+
+        The ages of objects are to be told by it where something is destroyed for its age: their timestamps are by the
+        same clock, and the local one may be off by hours. Raises ``DecodeError`` when the answer does not say.
+        """
+        headers, raw = await self._exchange("GET", "/version")
+        try:
+            moment = parsedate_to_datetime(headers.get("date", ""))
+        except ValueError as error:
+            raise DecodeError("the server's answer does not say when it was given: it has no Date", raw) from error
+        return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
     def _managed(self) -> tuple[tuple[str, str], ...]:
         return (("fieldManager", self.field_manager),)
 
@@ -340,6 +355,18 @@ class Client:
         body: object = None,
         headers: Mapping[str, str] | None = None,
     ) -> bytes:
+        return (await self._exchange(method, path, query=query, body=body, headers=headers))[1]
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: tuple[tuple[str, str], ...] = (),
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Mapping[str, str], bytes]:
+        """The answer's headers, by lower-case names, and its body."""
         payload = body if isinstance(body, bytes) or body is None else encode_json(body)
         sent = {**_JSON, **(headers or {})}
         if payload is not None:
@@ -352,7 +379,7 @@ class Client:
             async with await self.transport.send(request) as response:
                 code = str(response.status)
                 await raise_for_status(response)
-                return await response.read()
+                return response.headers, await response.read()
         finally:
             if self.metrics is not None:
                 self.metrics.request(method, code, clock() - began)

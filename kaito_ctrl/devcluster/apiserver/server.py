@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from email.utils import format_datetime
 from typing import Any
 
 import msgspec
@@ -146,12 +147,15 @@ class ApiServer:
         """
         headers = {key.lower(): value for key, value in request.headers.items()}
         try:
-            return await self._route(request, headers, user)
+            response = await self._route(request, headers, user)
         except StatusError as error:
-            return Response.of(error.code, encode(error.status()), error.headers)
+            response = Response.of(error.code, encode(error.status()), error.headers)
         except Exception as error:  # noqa: BLE001 -- a server answers whatever happens in it
             _log.exception("%s %s failed", request.method, request.path)
-            return Response.of(500, encode(internal(f"{type(error).__name__}: {error}").status()))
+            response = Response.of(500, encode(internal(f"{type(error).__name__}: {error}").status()))
+        moment = self.backend.clock.now()
+        response.headers = {"date": format_datetime(moment, usegmt=True), **response.headers}
+        return response
 
     async def _route(self, request: Request, headers: Mapping[str, str], sender: User | None) -> Response:
         target, query, access = parse_path(request.path), Query(request.query), self.backend.access
