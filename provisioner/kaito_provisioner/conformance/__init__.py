@@ -1,0 +1,1 @@
+"""A kit that passes or fails any backend of the ``CloudProvider`` protocol."""
