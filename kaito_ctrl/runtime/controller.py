@@ -36,7 +36,7 @@ from kaito_ctrl.runtime.meta import ObjectKey
 from kaito_ctrl.runtime.queue import RetryPolicy
 from kaito_ctrl.runtime.scope import Scope
 from kaito_ctrl.runtime.source import Owned, Predicate, Source
-from kaito_ctrl.runtime.store import Indexer
+from kaito_ctrl.runtime.store import Entry, Indexer
 
 __all__ = ["Context", "Controller", "Result"]
 
@@ -113,9 +113,9 @@ class Context:
 class Controller(Generic[R]):
     """Base of all controllers; see the module's docstring. Instances are used by one manager."""
 
-    name: ClassVar[str]
+    name: str
     kind: type[R]
-    sources: ClassVar[tuple[Source | Owned, ...]] = ()
+    sources: tuple[Source | Owned, ...] = ()
     needs_leader: ClassVar[bool] = True
     """Off for a controller that every replica runs, whoever leads."""
     workers: ClassVar[int] = 4
@@ -128,7 +128,16 @@ class Controller(Generic[R]):
     when: ClassVar[Predicate | None] = None
     """Which changes of the objects themselves matter; that one is being deleted, or gone, always does."""
     scope: ClassVar[Scope | None] = None
-    indexes: ClassVar[dict[str, Indexer[Any]]] = {}
+    indexes: Mapping[str, Indexer[Any]] = {}
+
+    def concerns(self, entry: Entry[R]) -> bool:
+        """Whether an object is this controller's at all. Whatever is not, maybe because somebody else has the same
+        finalizer on it, is left alone: it gets none, and is neither reconciled nor cleaned up after.
+
+        Asked before anything is done about *entry*, of whatever version it is, and also of one that does not fit its
+        model; to be answered by what the object says, which may change.
+        """
+        return True
 
     async def reconcile(self, obj: R, ctx: Context) -> Result:
         """Bring *obj* one step closer to what its spec says. Called again and again; must be idempotent."""

@@ -309,6 +309,8 @@ class Worker(Generic[R]):
         if entry is None:
             await self.controller.gone(key, ctx)
             return Result.done()
+        if not self.controller.concerns(entry):
+            return Result.done()
         finalizer = self._finalizer
         # Of the header alone: an object that no longer fits its model has to let go of our finalizer all the same.
         if entry.header.deletion_timestamp is not None:
@@ -325,7 +327,7 @@ class Worker(Generic[R]):
 
     async def _finalize(self, finalizer: Finalizer[R], uid: str, ctx: Context) -> Result:
         live = await finalizer.read(ctx.key, uid)
-        if live is None:
+        if live is None or not self.controller.concerns(live):
             return Result.done()
         if live.decodable:
             result = await self.controller.cleanup(live.view(), ctx)

@@ -29,6 +29,7 @@ from kaito_ctrl.runtime import (
     watches,
 )
 from kaito_ctrl.runtime.codec import Header
+from kaito_ctrl.runtime.entry import Entry
 from kaito_ctrl.runtime.errors import (
     ApiError,
     KubeError,
@@ -215,6 +216,39 @@ async def test_only_our_own_finalizer_is_removed(server: ApiServer) -> None:
                 and obj.metadata.finalizers == ("example.org/theirs",)
             )
         )
+
+
+class Choosy(Finalizing):
+    """One of two controllers that share a finalizer."""
+
+    name = "choosy"
+
+    def concerns(self, entry: Entry[ConfigMap]) -> bool:
+        return (entry.header.labels or {}).get("for") == self.name
+
+
+async def test_what_is_not_a_controllers_concern_is_left_alone_in_its_life_and_at_its_end(server: ApiServer) -> None:
+    client = Client(server.transport())
+    controller = Choosy()
+    for name, finalizers in (("theirs", (Choosy.finalizer,)), ("plain", ()), ("mine", ())):
+        labels = {"for": "choosy"} if name == "mine" else {}
+        metadata = ObjectMeta(name=name, namespace="default", labels=labels, finalizers=finalizers)
+        await client.create(ConfigMap(metadata=metadata))
+    await client.delete(ConfigMap, ObjectKey("default", "theirs"))
+    async with running(server.transport(), controller) as manager:
+        cache = manager.cluster.cache
+        await until(
+            lambda: (obj := cache.get(ConfigMap, "mine", "default")) is not None and bool(obj.metadata.finalizers)
+        )
+        await client.delete(ConfigMap, ObjectKey("default", "mine"))
+        await until(lambda: controller.left == ["mine"])
+        assert (await client.get(ConfigMap, "plain", "default")).metadata.finalizers == ()
+        theirs = await client.get(ConfigMap, "theirs", "default")
+        assert theirs.metadata.finalizers == (Choosy.finalizer,)
+        assert controller.cleaned == 2
+        # It goes by what the object says now: what has become ours is cleaned up after.
+        await client.patch(ConfigMap, ObjectKey("default", "theirs"), {"metadata": {"labels": {"for": "choosy"}}})
+        await until(lambda: controller.left == ["mine", "theirs"])
 
 
 class Busy(Controller[ConfigMap]):
