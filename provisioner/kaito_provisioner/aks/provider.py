@@ -1,0 +1,350 @@
+"""``CloudProvider`` on AKS: a claim is an agent pool of one machine that has the claim's name.
+
+What makes it safe:
+
+* A pool is created with ``If-None-Match: *``, so no pool that there is can be changed by it. Where one stands already,
+  its claim's uid decides: ours is adopted, anybody else's is a ``Conflict`` that names it.
+* A pool is deleted with ``If-Match`` of the one that was seen to be the claim's: one that has taken its name since is
+  left alone.
+* That a pool is not there is never read off a list: ``NotFound`` is the service's own answer about that pool.
+* Nothing is waited for. What goes on is remembered as ``Instance.operation``; what is to be waited for is an error
+  with ``retry_after``.
+
+A pool's provisioning state says how its last operation went, not whether its machine runs: a node that works may belong
+to a pool whose upgrade ``Failed``. So ``Failed`` and ``Canceled`` are the instance's own fate only as long as its claim
+has no provider id, that is, before its node has ever joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from kaito_api.karpenter import CAPACITY_TYPE_LABEL, INSTANCE_TYPE_LABEL, ZONE_LABEL
+from kaito_ctrl.runtime.clock import Clock
+from kaito_provisioner.aks.arm import Arm
+from kaito_provisioner.aks.config import AksSettings
+from kaito_provisioner.aks.errors import Answer, classify_failure
+from kaito_provisioner.aks.inventory import Inventory
+from kaito_provisioner.aks.operations import Operation
+from kaito_provisioner.aks.pacer import Pacer
+from kaito_provisioner.aks.pools import CLAIM_UID_LABEL, Pool, pool_body, pool_of_provider_id
+from kaito_provisioner.aks.sizes import VmSize
+from kaito_provisioner.cloud import (
+    ClaimRef,
+    CloudError,
+    Conflict,
+    Instance,
+    InstanceState,
+    InstanceType,
+    InvalidRequest,
+    LaunchRequest,
+    NodeClassKind,
+    NotFound,
+    Offering,
+    RepairPolicy,
+    Throttled,
+)
+
+__all__ = ["AksCloud"]
+
+_AGE = 5.0
+"""Seconds that a list may be old where it is not the last word."""
+_SOON = 10.0
+"""Seconds after which what is in the way may be gone."""
+
+_ENDED = frozenset({"failed", "canceled"})
+
+# Ready: gpu-provisioner's policies. The other two are written by AKS' node problem detector, and mean that hardware is
+# gone (learn.microsoft.com/azure/aks/node-problem-detector and gpu-health-monitoring). XIDErrors and IBLinkFlapping are
+# there too, and no reason to replace a node: among the former are a program's own faults.
+_REPAIRS = (
+    RepairPolicy("Ready", "False", 600.0),
+    RepairPolicy("Ready", "Unknown", 600.0),
+    RepairPolicy("GPUMissing", "True", 600.0),
+    RepairPolicy("NVLinkStatusInactive", "True", 600.0),
+)
+
+
+class AksCloud:
+    """Implements ``CloudProvider``. Made by :func:`~kaito_provisioner.aks.connect_aks`."""
+
+    name = "aks"
+    node_classes: Sequence[NodeClassKind] = ()
+    # AKSNodeClass is Azure Karpenter's, whose claims are not ours.
+
+    def __init__(self, arm: Arm, settings: AksSettings, *, clock: Clock, instance_types: Iterable[VmSize] = ()) -> None:
+        self._arm = arm
+        self._settings = settings
+        self._clock = clock
+        self._sizes = {each.name: each for each in instance_types}
+        self._pacer = Pacer(clock.monotonic)
+        self._inventory = Inventory(arm.list, clock.monotonic)
+        self._aborted: set[str] = set()
+        """The claims whose creation we have ended already."""
+
+    async def create(self, request: LaunchRequest) -> Instance:
+        offering = self._first(request)
+        size = self._sizes.get(offering.instance_type)
+        body = pool_body(
+            request,
+            offering,
+            cluster=self._settings.cluster,
+            location=self._settings.location,
+            subnet=self._settings.subnet,
+            gpu=size.gpus > 0 if size is not None else None,
+            now=self._clock.now(),
+        )
+        standing = (await self._inventory.pools(_AGE)).get(request.name)
+        if standing is not None:
+            return self._adopted(standing, request)
+        self._pacer.take(request.name)
+        try:
+            pool, operation = await self._arm.create(request.name, body, offering)
+        except Throttled as error:
+            self._pacer.refused(request.name, error.retry_after)
+            raise
+        except Conflict as error:
+            return await self._resolved(request, error)
+        self._inventory.created(pool)
+        return self._instance(pool, operation=operation.pack() if operation is not None else "")
+
+    async def get(self, provider_id: str) -> Instance:
+        name = pool_of_provider_id(provider_id)
+        if name is None:
+            raise NotFound(f"{provider_id or 'an empty provider id'} is no machine of an AKS node pool")
+        pool = (await self._inventory.pools(_AGE)).get(name) or await self._fresh(name)
+        if not self._is_ours(pool):
+            raise NotFound(f"the agent pool {name} was not made for a claim of this cluster")
+        return self._instance(pool, provider_id=provider_id)
+
+    async def find(self, claim: ClaimRef) -> Instance:
+        pool = (await self._inventory.pools(_AGE)).get(claim.name)
+        operation = Operation.open(claim.operation, claim.name, self._arm.site)
+        if pool is None or pool.claim_uid != claim.uid:
+            try:
+                pool = await self._fresh(claim.name)
+            except NotFound:
+                return await self._hidden(claim, operation)
+            if pool.claim_uid != claim.uid:
+                raise NotFound(f"the agent pool {claim.name} belongs to {_owner(pool)}, and not to this claim")
+        instance = self._instance(pool, provider_id=claim.provider_id, operation=claim.operation if operation else "")
+        if instance.state == "Failed" and operation is not None and operation.doing == "create":
+            # The operation knows more of what went wrong than its pool does, and older APIs' pools know nothing.
+            polled = await self._arm.poll(claim.name, operation)
+            if polled is not None and polled.failure is not None and polled.failure.codes:
+                error = classify_failure(polled.failure, offering=instance.offering)
+                instance = replace(instance, error=error)
+        return instance
+
+    async def list(self) -> Sequence[Instance]:
+        pools = await self._inventory.pools()
+        return tuple(self._instance(pool) for pool in pools.values() if self._is_ours(pool))
+
+    async def delete(self, instance: Instance) -> Instance:
+        pool = (await self._inventory.pools(_AGE)).get(instance.name)
+        if pool is None or pool.claim_uid != instance.claim_uid or not pool.etag:
+            pool = await self._still(instance)
+        if pool.provisioning_state != "Deleting":
+            operation = await self._delete(pool, instance)
+            self._inventory.deleting(pool)
+            return replace(instance, state="Deleting", operation=operation.pack() if operation is not None else "")
+        return replace(instance, state="Deleting")
+
+    async def instance_types(self) -> Sequence[InstanceType]:
+        return tuple(size.instance_type() for size in self._sizes.values())
+
+    def repair_policies(self) -> Sequence[RepairPolicy]:
+        return _REPAIRS
+
+    # -- create --------------------------------------------------------------------------------------------------
+
+    def _first(self, request: LaunchRequest) -> Offering:
+        if request.offerings:
+            return request.offerings[0]
+        if request.instance_types:
+            return Offering(request.instance_types[0])
+        raise InvalidRequest(
+            "the claim names no instance type, and none is known that would do",
+            fix=f"name one: {INSTANCE_TYPE_LABEL} In [...]",
+        )
+
+    async def _resolved(self, request: LaunchRequest, refusal: Conflict) -> Instance:
+        """What stands where the pool should, or is being done to it: ours, of a creation whose answer was lost?"""
+        try:
+            pool = await self._arm.get(request.name)
+        except NotFound:
+            # Nothing does: the cluster is busy with something else.
+            refusal.retry_after = refusal.retry_after or _SOON
+            raise refusal from None
+        return self._adopted(pool, request)
+
+    def _adopted(self, pool: Pool, request: LaunchRequest) -> Instance:
+        going = pool.provisioning_state == "Deleting"
+        if pool.claim_uid == request.uid:
+            if going:
+                raise Conflict(
+                    f"the agent pool {pool.name} of this claim is being deleted",
+                    fix="wait: it is made anew when it is gone",
+                    retry_after=_SOON,
+                )
+            self._pacer.leave(request.name)
+            return self._instance(pool)
+        if self._is_ours(pool) and going:
+            raise Conflict(
+                f"the agent pool {pool.name} of an earlier claim of that name is being deleted",
+                fix="wait: it takes some minutes, and then this claim's is made",
+                retry_after=_SOON,
+            )
+        raise Conflict(
+            f"there is an agent pool {pool.name} already, and it belongs to {_owner(pool)}",
+            fix="give the claim another name, or delete the pool if nobody needs it: az aks nodepool delete "
+            f"--resource-group {self._settings.resource_group} --cluster-name {self._settings.cluster} "
+            f"--name {pool.name}",
+            retry_after=60.0,
+        )
+
+    # -- find ----------------------------------------------------------------------------------------------------
+
+    async def _hidden(self, claim: ClaimRef, operation: Operation | None) -> Instance:
+        """The service shows no such pool: it may still be making it."""
+        polled = await self._arm.poll(claim.name, operation) if operation is not None else None
+        if operation is None or polled is None or not polled.running:
+            self._inventory.gone(claim.name)
+            self._pacer.leave(claim.name)
+            raise NotFound(f"there is no agent pool {claim.name}")
+        if operation.pool is not None:
+            state: InstanceState = "Creating" if operation.doing == "create" else "Deleting"
+            return replace(self._instance(operation.pool, operation=claim.operation), state=state)
+        return Instance(claim.name, claim.uid, "Deleting", "", provider_id=claim.provider_id, operation=claim.operation)
+
+    async def _fresh(self, name: str) -> Pool:
+        return await self._arm.get(name)
+
+    # -- delete --------------------------------------------------------------------------------------------------
+
+    async def _still(self, instance: Instance) -> Pool:
+        """The instance's pool as it is now. Raises ``NotFound`` if it has none any more."""
+        try:
+            pool = await self._arm.get(instance.name)
+        except NotFound:
+            await self._check_gone(instance)
+            raise
+        if pool.claim_uid != instance.claim_uid:
+            raise NotFound(f"the agent pool {instance.name} belongs to {_owner(pool)} now")
+        return pool
+
+    async def _delete(self, pool: Pool, instance: Instance) -> Operation | None:
+        try:
+            try:
+                return await self._arm.delete(pool.name, pool.etag)
+            except Conflict:
+                # It may have changed since it was seen; it may be another one.
+                now = await self._still(instance)
+                if now.provisioning_state == "Deleting":
+                    return None
+                if now.etag == pool.etag:
+                    raise
+                pool = now
+            return await self._arm.delete(pool.name, pool.etag)
+        except NotFound:
+            await self._check_gone(instance)
+            raise
+        except Conflict as error:
+            await self._make_way(pool)
+            error.retry_after = error.retry_after or _SOON
+            raise
+
+    async def _check_gone(self, instance: Instance) -> None:
+        """A pool that is being made may not be shown yet. Raises ``Conflict`` then."""
+        operation = Operation.open(instance.operation, instance.name, self._arm.site)
+        making = self._inventory.just_created(instance.name, instance.claim_uid)
+        if not making and operation is not None and operation.doing == "create":
+            polled = await self._arm.poll(instance.name, operation)
+            making = polled is not None and polled.running
+        if making:
+            raise Conflict(
+                f"the agent pool {instance.name} is being made, and cannot be seen yet",
+                fix="wait: it is deleted as soon as it can be seen",
+                retry_after=_SOON,
+            )
+        self._inventory.gone(instance.name)
+        self._aborted.discard(instance.claim_uid)
+
+    async def _make_way(self, pool: Pool) -> None:
+        """A pool cannot be deleted while it is being made, which takes minutes, or for ever: end that, once."""
+        if pool.provisioning_state != "Creating" or pool.claim_uid in self._aborted:
+            return
+        self._aborted.add(pool.claim_uid)
+        try:
+            await self._arm.abort(pool.name)
+        except CloudError:
+            # Then the creation ends by itself, sooner or later, and the deletion is tried again until it does.
+            return
+
+    # -- shape ---------------------------------------------------------------------------------------------------
+
+    def _is_ours(self, pool: Pool) -> bool:
+        return bool(pool.claim_uid) and pool.is_of(self._settings.cluster)
+
+    def _instance(self, pool: Pool, *, provider_id: str = "", operation: str = "") -> Instance:
+        offering = pool.offering(self._settings.location)
+        size = self._sizes.get(offering.instance_type)
+        if pool_of_provider_id(provider_id) != pool.name:
+            provider_id = ""
+        state = _state(pool, joined=bool(provider_id))
+        labels = {
+            **(size.labels if size is not None else {}),
+            INSTANCE_TYPE_LABEL: offering.instance_type,
+            CAPACITY_TYPE_LABEL: offering.capacity_type,
+        }
+        if len(offering.zones) == 1:
+            labels[ZONE_LABEL] = offering.zones[0]
+        return Instance(
+            name=pool.name,
+            claim_uid=pool.claim_uid,
+            state=state,
+            instance_type=offering.instance_type,
+            provider_id=provider_id,
+            node_labels={"agentpool": pool.name, CLAIM_UID_LABEL: pool.claim_uid},
+            labels=labels,
+            capacity=size.capacity if size is not None else {},
+            created=pool.created,
+            error=_error(pool, offering) if state == "Failed" else None,
+            claim_kind=pool.claim_kind,
+            offering=offering,
+            operation=operation if state != "Running" else "",
+            image_id=str(pool.properties.get("nodeImageVersion") or ""),
+        )
+
+
+def _state(pool: Pool, *, joined: bool) -> InstanceState:
+    match pool.provisioning_state.lower():
+        case "deleting":
+            return "Deleting"
+        case "creating":
+            return "Running" if joined else "Creating"
+        case ended if ended in _ENDED and not joined:
+            return "Failed"
+    # Succeeded, and all that is done to a pool that has succeeded before: Updating, Scaling, Upgrading, Stopping, ...
+    return "Running"
+
+
+def _error(pool: Pool, offering: Offering) -> CloudError:
+    if pool.provisioning_error is not None:
+        return classify_failure(Answer.of_body(200, pool.provisioning_error), offering=offering)
+    if pool.provisioning_state.lower() == "canceled":
+        return CloudError(
+            f"the creation of the agent pool {pool.name} was aborted",
+            fix="nothing: it is deleted, and made anew if it is still wanted",
+        )
+    return CloudError(
+        f"the agent pool {pool.name} could not be made, and AKS does not say why",
+        fix="az aks nodepool show tells its state; it is deleted and tried again",
+    )
+
+
+def _owner(pool: Pool) -> str:
+    if pool.claim_uid:
+        return f"the {pool.claim_kind} of uid {pool.claim_uid}"
+    return "somebody else: no claim's uid is in its tags"
