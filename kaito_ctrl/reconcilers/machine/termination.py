@@ -1,116 +1,422 @@
-"""A claim's end: its node is tainted, deleted and drained; its instance is deleted until the cloud says that it is
-gone; then the node is let go, and with that the claim."""
+"""A claim's end, in order: its node is closed and deleted, drained, and its volumes are detached; its instance is
+deleted until the cloud says that it is gone; then the node is let go, and with that the claim.
+
+Each pass looks at what there is and takes the steps that are open, so it does not matter where the last one was broken
+off. What a pass cannot do it says on the claim (conditions ``Drained``, ``VolumesDetached``, ``InstanceTerminating``)
+and in events, and comes back.
+
+Nothing is let go on one look. That there is no instance counts when the cloud has accepted its deletion before;
+otherwise it has to say so twice, :data:`SECOND_LOOK` seconds apart, since lists lag behind. A claim whose creation was
+under way when it was deleted waits until an instance would have shown; and while a node of it is Ready, an inventory
+without its instance is disbelieved for a while.
+
+The deadline after which pods are no longer asked is the claim's annotation ``karpenter.sh/nodeclaim-termination-
+timestamp``; for a NodeClaim with a ``terminationGracePeriod`` it is written first.
+"""
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from kaito_api.core import Node
-from kaito_api.karpenter import DISRUPTED_TAINT, TERMINATION_FINALIZER, Machine
-from kaito_ctrl.reconcilers.machine.drain import draining
-from kaito_ctrl.runtime import Context, Result, key_of
-from kaito_ctrl.runtime.errors import NotFound
+from kaito_api.karpenter import (
+    LAUNCHING_ANNOTATION,
+    OPERATION_ANNOTATION,
+    TERMINATION_TIMESTAMP_ANNOTATION,
+    NodeClaim,
+    NodeRequest,
+)
+from kaito_api.meta import find_condition, is_true, rfc3339
+from kaito_ctrl.reconcilers.machine import telling
+from kaito_ctrl.reconcilers.machine.conditions import Verdict, conclude
+from kaito_ctrl.reconcilers.machine.drain import Drained, drain, silence
+from kaito_ctrl.reconcilers.machine.eviction import Evictions
+from kaito_ctrl.reconcilers.machine.goduration import seconds_of
+from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics
+from kaito_ctrl.reconcilers.machine.nodes import NodeIdentity, close, release
+from kaito_ctrl.reconcilers.machine.volumes import attached
+from kaito_ctrl.runtime import Context, Result
+from kaito_ctrl.runtime.errors import Forbidden, Invalid, NotFound
 from kaito_provisioner import ClaimRef, CloudError, CloudProvider, Instance
 from kaito_provisioner import NotFound as InstanceNotFound
 
-__all__ = ["Termination", "live_nodes"]
+__all__ = ["DRAINED", "INSTANCE_TERMINATING", "SECOND_LOOK", "VOLUMES_DETACHED", "Termination", "live_nodes"]
 
+DRAINED, VOLUMES_DETACHED, INSTANCE_TERMINATING = "Drained", "VolumesDetached", "InstanceTerminating"
+SECOND_LOOK = 5.0
+"""Seconds between the two looks that it takes to believe that there is no instance."""
+_LAUNCHING = 60.0
+"""Seconds within which an instance shows that was asked for when the answer was lost."""
+_CONTRADICTION = 120.0
+"""Seconds for which a Ready node is believed more than an inventory without its instance. The node of an instance that
+is gone stops being Ready after 40."""
+_STALE = 30.0
+"""Seconds after a deletion was accepted in which the instance may still be shown as it was before."""
 _POLL = 5.0
-"""Seconds until a cloud that refused to delete is asked again."""
-_ENDING = 1.0
-"""Seconds between two looks at an instance that is being deleted."""
-
-
-class Termination:
-    """Ends claims, in order, against a cloud."""
-
-    def __init__(self, cloud: CloudProvider) -> None:
-        self._cloud = cloud
-
-    async def run(self, machine: Machine, ctx: Context) -> Result:
-        """One step. Done when nothing of the claim is left, neither in the cloud nor in the cluster."""
-        try:
-            # By the claim's uid, not by what the status says: the answer to the creation may have been lost.
-            ref = ClaimRef(machine.name, machine.uid, machine.status.provider_id)
-            instance: Instance | None = await self._cloud.find(ref)
-        except InstanceNotFound:
-            instance = None
-        except CloudError as error:
-            return _refused(error, ctx)
-        if instance is None:
-            await _let_go(machine.status.provider_id, ctx)
-            return Result.done()
-        if instance.provider_id and instance.provider_id != machine.status.provider_id:
-            # By it the node is found once the instance is gone, when nobody else knows it any more.
-            patch = {"metadata": {"uid": machine.uid}, "status": {"providerID": instance.provider_id}}
-            await ctx.client.patch(Machine, ctx.key, patch, subresource="status")
-        nodes = await live_nodes(instance.provider_id, ctx) if instance.provider_id else ()
-        for node in nodes:
-            await _leave(node, ctx)
-        if wait := await draining(nodes, ctx):
-            return Result.retry_in(wait)
-        if instance.state != "Deleting":
-            ctx.check_leading()
-            try:
-                await self._cloud.delete(instance)
-            except InstanceNotFound:
-                pass
-            except CloudError as error:
-                return _refused(error, ctx)
-        return Result.retry_in(_ENDING)
+"""Seconds until a cloud that does not answer is asked again."""
+_REFUSED = (15.0, 60.0)
+"""Seconds until a deletion that was refused is asked for again, at first and at last."""
+_ASKED = 3600.0
+"""No cloud puts us off for longer."""
+_TEXT = 800
 
 
 async def live_nodes(provider_id: str, ctx: Context) -> tuple[Node, ...]:
-    """The claim's nodes, each read live: what follows is not to be undone."""
-    nodes = []
-    for cached in ctx.cache.list(Node, index=("providerID", provider_id)):
+    """The nodes of that provider id that the cache knows of, each read live."""
+    return await NodeIdentity(provider_id).known(ctx)
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What one claim's passes remember. All of it may be lost: it then takes a little longer."""
+
+    uid: str
+    not_before: float = 0.0
+    """The cloud is not asked again before, by the monotonic clock: our own writes wake us, and must not hurry it."""
+    missing_since: float | None = None
+    """When the cloud first said that there is no instance."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """By which the instance's node is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """The cloud's answer: the instance, or that there is none, or why it is not known."""
+
+    instance: Instance | None = None
+    refused: Result | None = None
+
+    @property
+    def going(self) -> bool:
+        """Whether there is nothing left on which pods could end."""
+        return self.refused is None and (self.instance is None or self.instance.state == "Deleting")
+
+
+class Termination:
+    """Ends claims against a cloud. One for all claims of a controller; *metrics* count what is done."""
+
+    def __init__(self, cloud: CloudProvider, metrics: ClaimMetrics | None = None) -> None:
+        self._cloud = cloud
+        self._metrics = metrics
+        self._evictions = Evictions(metrics)
+        self._memories: dict[str, _Memory] = {}
+
+    async def run(self, claim: NodeRequest, ctx: Context) -> Result:
+        """One pass over *claim*, which was just read live and is being deleted.
+
+        Done when nothing of it is left, neither in the cloud nor in the cluster: its finalizer may come off. Raises
+        the client's errors, ``Conflict`` among them, and nothing of the cloud's.
+        """
+        memory = self._memories.get(claim.name)
+        if memory is None or memory.uid != claim.uid:
+            store = ctx.cache.store(type(claim))
+            # Claims that went without us, because somebody took off the finalizer.
+            for name in [name for name in self._memories if store.entry(ctx.key._replace(name=name)) is None]:
+                del self._memories[name]
+            memory = self._memories[claim.name] = _Memory(claim.uid)
+        result = await _Pass(self._cloud, self._metrics, self._evictions, memory, claim, ctx).run()
+        if result == Result.done():
+            self._memories.pop(claim.name, None)
+        return result
+
+
+class _Pass:
+    """One pass over one claim."""
+
+    def __init__(
+        self,
+        cloud: CloudProvider,
+        metrics: ClaimMetrics | None,
+        evictions: Evictions,
+        memory: _Memory,
+        claim: NodeRequest,
+        ctx: Context,
+    ) -> None:
+        self._cloud = cloud
+        self._metrics = metrics
+        self._evictions = evictions
+        self._memory = memory
+        self._claim = claim
+        self._ctx = ctx
+        self._verdicts: list[Verdict] = []
+        self._deadline: datetime | None = None
+        known = find_condition(claim.status.conditions, INSTANCE_TERMINATING)
+        self._accepted = known.last_transition_time if known is not None and known.status == "True" else None
+        """Since when the cloud is deleting the instance, as far as we know."""
+
+    async def run(self) -> Result:
+        await self._set_deadline()
+        result = await self._advance()
+        if result != Result.done():
+            await self._write_status()
+        return result
+
+    async def _advance(self) -> Result:
+        # Without a provider id the cloud has to say first which node is meant.
+        ask_first = self._accepted is not None or not self._claim.status.provider_id
+        sight = await self._look() if ask_first else None
+        nodes = await self._close_nodes()
+        if sight is None and any(silence(node, self._ctx.now()) is not None for node in nodes):
+            sight = await self._look()
+        if self._accepted is None and not (sight is not None and sight.going):
+            wait = await self._empty(nodes)
+            if wait is not None:
+                return Result.retry_in(wait)
+        if sight is None:
+            sight = await self._look()
+        if sight.refused is not None:
+            return sight.refused
+        if sight.instance is None:
+            return await self._missing(nodes)
+        return await self._delete(sight.instance)
+
+    # -- the deadline --------------------------------------------------------------------------------------------
+
+    async def _set_deadline(self) -> None:
+        claim, deletion = self._claim, self._claim.metadata.deletion_timestamp
+        self._deadline = _moment(claim.metadata.annotations.get(TERMINATION_TIMESTAMP_ANNOTATION, ""))
+        grace = claim.spec.termination_grace_period if isinstance(claim, NodeClaim) else None
+        seconds = seconds_of(grace) if grace else None
+        if self._deadline is not None or seconds is None or deletion is None:
+            return
         try:
-            node = await ctx.client.get(Node, cached.name)
+            self._deadline = deletion + timedelta(seconds=seconds)
+        except OverflowError:
+            return
+        text = rfc3339(self._deadline)
+        await self._annotate(TERMINATION_TIMESTAMP_ANNOTATION, text)
+        telling.expiring(self._ctx.events, self._claim, text)
+
+    # -- the nodes -----------------------------------------------------------------------------------------------
+
+    @property
+    def _identity(self) -> NodeIdentity:
+        return NodeIdentity(self._claim.status.provider_id, self._memory.labels)
+
+    async def _close_nodes(self) -> tuple[Node, ...]:
+        nodes = await self._identity.known(self._ctx)
+        if not nodes and self._accepted is None and self._put_off <= 0:
+            # The instance is about to be deleted: nobody may be on it whom the cache has not seen yet.
+            nodes = await self._identity.listed(self._ctx)
+        for node in nodes:
+            await close(node, self._ctx)
+            if self._deadline is not None:
+                telling.expiring(self._ctx.events, node, rfc3339(self._deadline))
+        return nodes
+
+    async def _empty(self, nodes: Sequence[Node]) -> float | None:
+        """Have pods and volumes leave *nodes*: seconds until the next look, or ``None`` once they have."""
+        if not nodes:
+            return None
+        states = [await drain(node, self._ctx, self._evictions, self._deadline, self._metrics) for node in nodes]
+        waiting = sum(len(state.waiting) for state in states)
+        if waiting:
+            self._say(DRAINED, "Waiting", "Draining", f"{waiting} {_pods(waiting)} waiting to be evicted")
+            return 1.0 if any(state.moving for state in states) else self._pace(10.0)
+        given_up = [state.node.name for state in states if state.given_up]
+        if given_up:
+            text = f"node {', '.join(given_up)} is not Ready, and its pods are given up"
+            self._say(DRAINED, "False", "NodeNotReady", text)
+        else:
+            if self._metrics is not None and not is_true(self._claim.status.conditions, DRAINED):
+                self._metrics.node_drained(self._claim)
+            self._say(DRAINED, "True")
+        return await self._detach(states)
+
+    async def _detach(self, states: Sequence[Drained]) -> float | None:
+        now = self._ctx.now()
+        if self._deadline is not None and now >= self._deadline:
+            text = "the termination deadline has passed; volumes are not waited for"
+            self._say(VOLUMES_DETACHED, "False", "TerminationGracePeriodElapsed", text)
+            return None
+        awaited: list[str] = []
+        for state in states:
+            # Nobody on a silent node unmounts anything; its disks come off with the instance.
+            if silence(state.node, now) is None:
+                names = await attached(state.node, state.staying, self._ctx)
+                awaited += names
+                if names:
+                    telling.awaiting_volumes(self._ctx.events, state.node, ", ".join(names[:5]))
+        if awaited:
+            text = f"waiting for {len(awaited)} of its volumes to be detached: {', '.join(awaited[:5])}"
+            self._say(VOLUMES_DETACHED, "Waiting", "AwaitingVolumeDetachment", text)
+            return self._pace(10.0)
+        self._say(VOLUMES_DETACHED, "True")
+        return None
+
+    # -- the instance --------------------------------------------------------------------------------------------
+
+    @property
+    def _put_off(self) -> float:
+        """Seconds until the cloud may be asked again."""
+        return self._memory.not_before - self._ctx.clock.monotonic()
+
+    def _put_off_by(self, seconds: float) -> Result:
+        self._memory.not_before = self._ctx.clock.monotonic() + seconds
+        return Result.retry_in(seconds)
+
+    async def _look(self) -> _Sight:
+        if self._put_off > 0:
+            return _Sight(refused=Result.retry_in(self._put_off))
+        claim = self._claim
+        operation = claim.metadata.annotations.get(OPERATION_ANNOTATION, "")
+        try:
+            # By the claim's uid, not by what the status says: the answer to the creation may have been lost.
+            instance = await self._cloud.find(ClaimRef(claim.name, claim.uid, claim.status.provider_id, operation))
+        except InstanceNotFound:
+            return _Sight()
+        except CloudError as error:
+            if self._accepted is None:
+                self._say(INSTANCE_TERMINATING, "Waiting", error.reason, _text(error))
+            return _Sight(refused=self._refused(error, _POLL))
+        self._memory.missing_since = None
+        self._memory.labels = instance.node_labels
+        await self._adopt(instance)
+        return _Sight(instance)
+
+    async def _adopt(self, instance: Instance) -> None:
+        """Keep what is known of the instance for when it is gone, and nobody else knows it any more."""
+        await self._annotate(OPERATION_ANNOTATION, instance.operation)
+        provider_id = instance.provider_id
+        if not provider_id and not self._claim.status.provider_id and instance.node_labels:
+            nodes = await self._identity.known(self._ctx)
+            provider_id = next((each.spec.provider_id for each in nodes if each.spec.provider_id), "")
+        if provider_id and provider_id != self._claim.status.provider_id:
+            patch = {"metadata": {"uid": self._claim.uid}, "status": {"providerID": provider_id}}
+            self._claim = await self._ctx.client.patch(type(self._claim), self._ctx.key, patch, subresource="status")
+
+    async def _delete(self, instance: Instance) -> Result:
+        if instance.state == "Deleting":
+            return self._awaited()
+        if self._accepted is not None:
+            if 0 <= (self._ctx.now() - self._accepted).total_seconds() < _STALE:
+                return self._awaited()
+            why = _text(instance.error) if instance.error is not None else f"it is {instance.state} again"
+            text = f"the cloud has not deleted instance {instance.name}: {why}"[:_TEXT]
+            reason = instance.error.reason if instance.error is not None else "DeletionFailed"
+            self._say(INSTANCE_TERMINATING, "False", reason, text)
+            telling.termination_failed(self._ctx.events, self._claim, text)
+            retry_after = instance.error.retry_after if instance.error is not None else None
+            return self._put_off_by(min(retry_after or _REFUSED[0], _ASKED))
+        self._ctx.check_leading()
+        try:
+            going = await self._cloud.delete(instance)
+        except InstanceNotFound:
+            return self._awaited()
+        except CloudError as error:
+            self._say(INSTANCE_TERMINATING, "False", error.reason, _text(error))
+            return self._refused(error, self._patience())
+        await self._annotate(OPERATION_ANNOTATION, going.operation)
+        return self._awaited()
+
+    def _awaited(self) -> Result:
+        """The cloud is deleting it."""
+        self._say(INSTANCE_TERMINATING, "True")
+        since = (self._ctx.now() - self._accepted).total_seconds() if self._accepted is not None else 0.0
+        return Result.retry_in(min(max(since / 10.0, 1.0), _POLL))
+
+    def _refused(self, error: CloudError, wait: float) -> Result:
+        self._ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)
+        telling.termination_failed(self._ctx.events, self._claim, _text(error))
+        return self._put_off_by(min(error.retry_after, _ASKED) if error.retry_after is not None else wait)
+
+    async def _missing(self, nodes: Sequence[Node]) -> Result:
+        """There is no instance; or so it seems."""
+        if self._accepted is None:
+            now = self._ctx.clock.monotonic()
+            if self._memory.missing_since is None:
+                self._memory.missing_since = now
+            left = self._doubt(nodes, now - self._memory.missing_since)
+            if left > 0:
+                text = "the cloud shows no instance of it; looking again before it is let go"
+                self._say(INSTANCE_TERMINATING, "Waiting", "InstanceNotFound", text)
+                return self._put_off_by(min(left, SECOND_LOOK))
+        return await self._let_go()
+
+    def _doubt(self, nodes: Sequence[Node], looked: float) -> float:
+        """Seconds until it is believed that there is no instance, which has been said for *looked* seconds."""
+        left = SECOND_LOOK - looked
+        if (launching := self._claim.metadata.annotations.get(LAUNCHING_ANNOTATION)) is not None:
+            asked = _moment(launching)
+            age = (self._ctx.now() - asked).total_seconds() if asked is not None else -1.0
+            # A time to come is no time that we know: then only what we have waited ourselves counts.
+            left = max(left, _LAUNCHING - max(age, looked))
+        if any(silence(node, self._ctx.now()) is None for node in nodes):
+            left = max(left, _CONTRADICTION - looked)
+        return left
+
+    async def _let_go(self) -> Result:
+        """The instance is gone: so are its nodes."""
+        ctx, now = self._ctx, self._ctx.now()
+        for node in await self._identity.listed(ctx):
+            await close(node, ctx, hold=False)
+            if await release(node, ctx) and self._metrics is not None:
+                self._metrics.node_terminated(self._claim, node, now)
+        if self._metrics is not None:
+            if self._accepted is not None:
+                self._metrics.instance_terminated(self._claim, (now - self._accepted).total_seconds())
+            self._metrics.terminated(self._claim, now)
+        return Result.done()
+
+    # -- the claim -----------------------------------------------------------------------------------------------
+
+    def _pace(self, most: float) -> float:
+        """Seconds until the next look at something that takes long: the longer it has taken, the more."""
+        since = self._claim.metadata.deletion_timestamp
+        waited = (self._ctx.now() - since).total_seconds() if since is not None else 0.0
+        return min(max(waited / 10.0, 1.0), most)
+
+    def _patience(self) -> float:
+        known = find_condition(self._claim.status.conditions, INSTANCE_TERMINATING)
+        since = known.last_transition_time if known is not None else None
+        waited = (self._ctx.now() - since).total_seconds() if since is not None else 0.0
+        return min(max(waited / 4.0, _REFUSED[0]), _REFUSED[1])
+
+    def _say(self, kind: str, word: Literal["True", "False", "Waiting"], reason: str = "", message: str = "") -> None:
+        self._verdicts.append(Verdict(kind, word, reason, message))
+
+    async def _annotate(self, key: str, value: str) -> None:
+        if self._claim.metadata.annotations.get(key, "") == value:
+            return
+        metadata = {
+            "annotations": {key: value or None},
+            "uid": self._claim.uid,
+            "resourceVersion": self._claim.metadata.resource_version,
+        }
+        self._claim = await self._ctx.client.patch(type(self._claim), self._ctx.key, {"metadata": metadata})
+
+    async def _write_status(self) -> None:
+        claim = self._claim
+        conditions = conclude(claim, self._verdicts, self._ctx.now()) if self._verdicts else claim.status.conditions
+        if conditions == claim.status.conditions:
+            return
+        patch = {
+            "metadata": {"uid": claim.uid, "resourceVersion": claim.metadata.resource_version},
+            "status": {"conditions": [each.to_wire() for each in conditions]},
+        }
+        try:
+            await self._ctx.client.patch(type(claim), self._ctx.key, patch, subresource="status")
         except NotFound:
-            continue
-        if node.spec.provider_id == provider_id:
-            nodes.append(node)
-    return tuple(nodes)
+            pass
+        except (Invalid, Forbidden) as error:
+            # What cannot be said must not keep what costs money.
+            self._ctx.log.warning("the status cannot be written", error=str(error))
 
 
-def _refused(error: CloudError, ctx: Context) -> Result:
-    ctx.log.warning("the cloud refused to delete", reason=error.reason, error=error.message)
-    return Result.retry_in(error.retry_after or _POLL)
+def _pods(number: int) -> str:
+    return "pod is" if number == 1 else "pods are"
 
 
-async def _let_go(provider_id: str, ctx: Context) -> None:
-    """The instance is gone: so are its nodes. All nodes are listed live, as one may have joined a moment ago."""
-    if not provider_id:
-        return
-    # One that does not fit its model is not one that has joined for us, and must not hold up those that have.
-    for node in await ctx.client.list(Node, misfits=[]):
-        if node.spec.provider_id == provider_id:
-            await _leave(node, ctx)
-            await _release_node(node, ctx)
+def _text(error: CloudError) -> str:
+    return (error.message + (f"; {error.fix}" if error.fix else ""))[:_TEXT]
 
 
-async def _leave(node: Node, ctx: Context) -> None:
-    """Keep new pods off *node*, then delete it; our finalizer holds it until its instance is gone."""
-    with contextlib.suppress(NotFound):
-        # First the taint, whoever asked for the deletion: the scheduler does not mind that a node is being deleted.
-        if not any(each.key == DISRUPTED_TAINT.key for each in node.spec.taints):
-            taints = [*(each.to_wire() for each in node.spec.taints), DISRUPTED_TAINT.to_wire()]
-            metadata = {"uid": node.uid, "resourceVersion": node.metadata.resource_version}
-            await ctx.client.patch(Node, key_of(node), {"metadata": metadata, "spec": {"taints": taints}})
-        if not node.deleting:
-            await ctx.client.delete(Node, key_of(node), uid=node.uid)
-
-
-async def _release_node(node: Node, ctx: Context) -> None:
+def _moment(text: str) -> datetime | None:
     try:
-        live = await ctx.client.get(Node, node.name)
-        if live.uid == node.uid and TERMINATION_FINALIZER in live.metadata.finalizers:
-            finalizers = [each for each in live.metadata.finalizers if each != TERMINATION_FINALIZER]
-            metadata = {
-                "finalizers": finalizers,
-                "uid": live.uid,
-                "resourceVersion": live.metadata.resource_version,
-            }
-            await ctx.client.patch(Node, key_of(live), {"metadata": metadata})
-    except NotFound:
-        pass
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -289,7 +289,8 @@ async def test_a_pod_that_nobody_can_read_does_not_hold_up_the_end_of_its_node(w
     await up(world)
     node = (await world.client.list(Node))[0].name
     pods = "/api/v1/namespaces/default/pods"
-    pod = {"metadata": {"name": "odd"}, "spec": {"nodeName": node, "containers": [{"name": "a", "image": "b"}]}}
+    spec = {"nodeName": node, "containers": [{"name": "a", "image": "b"}], "terminationGracePeriodSeconds": 0}
+    pod = {"metadata": {"name": "odd"}, "spec": spec}
     await world.client.request("POST", pods, body={"apiVersion": "v1", "kind": "Pod", **pod})
     await world.client.request(
         "PATCH",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kaito_api.core import Node, Pod
+from kaito_api.core import Node
 from kaito_api.karpenter import Machine
 from kaito_api.meta import find_condition
-from kaito_ctrl.reconcilers.machine.drain import in_the_way
 from kaito_ctrl.reconcilers.machine.plan import Observed, Plan, plan_machine
 from kaito_provisioner import Instance, QuotaExceeded, Throttled
 
@@ -137,17 +136,3 @@ def test_a_transition_time_moves_with_the_status_alone() -> None:
     assert initialized is not None
     assert launched.last_transition_time == NOW
     assert initialized.last_transition_time == NOW + timedelta(hours=1)
-
-
-def test_a_drain_waits_for_what_would_be_lost_and_for_nothing_else() -> None:
-    def pod(**more: Any) -> Pod:
-        metadata = {"name": "p", **more.pop("metadata", {})}
-        return Pod.model_validate({"metadata": metadata, **more})
-
-    assert in_the_way([pod()], NOW) != ()
-    assert in_the_way([pod(status={"phase": "Succeeded"})], NOW) == ()
-    assert in_the_way([pod(spec={"tolerations": [{"operator": "Exists"}]})], NOW) == ()
-    stuck = {"deletionTimestamp": (NOW - timedelta(seconds=90)).isoformat()}
-    assert in_the_way([pod(metadata=stuck)], NOW) == ()
-    mirror = {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "n"}]}
-    assert in_the_way([pod(metadata=mirror)], NOW) == ()

@@ -1,0 +1,104 @@
+"""A claim's nodes at its end: found, closed to whatever is new, and let go.
+
+A claim's node is known by its provider id, or, where the cloud does not tell that, by labels that no other node has.
+What is done to one rests on a live read: the cache only says where to look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kaito_api.core import Node
+from kaito_api.karpenter import DISRUPTED_TAINT, TERMINATION_FINALIZER
+from kaito_ctrl.runtime import Context, key_of
+from kaito_ctrl.runtime.client import selector_text
+from kaito_ctrl.runtime.errors import NotFound
+
+__all__ = ["EXCLUDE_LABEL", "NodeIdentity", "close", "release"]
+
+EXCLUDE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
+"""Takes a node out of its load balancers, before its pods end."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """By what a claim's nodes are known; empty, it is nobody's."""
+
+    provider_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.provider_id or self.labels)
+
+    def includes(self, node: Node) -> bool:
+        """Whether *node* is one of them."""
+        if self.provider_id and node.spec.provider_id == self.provider_id:
+            return True
+        return bool(self.labels) and all(node.metadata.labels.get(key) == value for key, value in self.labels.items())
+
+    async def known(self, ctx: Context) -> tuple[Node, ...]:
+        """Those that the cache knows of, each read live. The cache needs the index ``providerID`` of Node."""
+        names: dict[str, None] = {}
+        if self.provider_id:
+            names.update({each.name: None for each in ctx.cache.list(Node, index=("providerID", self.provider_id))})
+        if self.labels:
+            names.update({each.name: None for each in ctx.cache.list(Node, labels=self.labels)})
+        nodes = []
+        for name in names:
+            with contextlib.suppress(NotFound):
+                nodes.append(await ctx.client.get(Node, name))
+        return tuple(each for each in nodes if self.includes(each))
+
+    async def listed(self, ctx: Context) -> tuple[Node, ...]:
+        """All of them, listed live: one may have joined a moment ago."""
+        if not self:
+            return ()
+        # One that does not fit its model is not one that has joined for us, and must not hold up those that have.
+        labels = None if self.provider_id else selector_text(self.labels)
+        nodes = await ctx.client.list(Node, labels=labels, misfits=[])
+        return tuple(each for each in nodes if self.includes(each))
+
+
+async def close(node: Node, ctx: Context, *, hold: bool = True) -> None:
+    """Keep new pods and traffic off *node*, and delete it; with *hold* our finalizer keeps it until it is released.
+
+    Raises ``Conflict`` when somebody has written to it meanwhile.
+    """
+    # First the taint, whoever asked for the deletion: the scheduler does not mind that a node is being deleted.
+    metadata: dict[str, Any] = {}
+    spec: dict[str, Any] = {}
+    if not any((each.key, each.effect) == (DISRUPTED_TAINT.key, DISRUPTED_TAINT.effect) for each in node.spec.taints):
+        spec["taints"] = [*(each.to_wire() for each in node.spec.taints), DISRUPTED_TAINT.to_wire()]
+    if EXCLUDE_LABEL not in node.metadata.labels:
+        metadata["labels"] = {EXCLUDE_LABEL: "karpenter"}
+    if hold and not node.deleting and TERMINATION_FINALIZER not in node.metadata.finalizers:
+        # One that has joined and not registered yet: without it the node would be gone before its pods.
+        metadata["finalizers"] = [*node.metadata.finalizers, TERMINATION_FINALIZER]
+    with contextlib.suppress(NotFound):
+        if metadata or spec:
+            metadata |= {"uid": node.uid, "resourceVersion": node.metadata.resource_version}
+            patch = {"metadata": metadata, **({"spec": spec} if spec else {})}
+            node = await ctx.client.patch(Node, key_of(node), patch)
+        if not node.deleting:
+            version = node.metadata.resource_version
+            await ctx.client.delete(Node, key_of(node), uid=node.uid, resource_version=version)
+
+
+async def release(node: Node, ctx: Context) -> bool:
+    """Take our finalizer off *node*, and nobody else's. Whether it was there."""
+    try:
+        live = await ctx.client.get(Node, node.name)
+        if live.uid != node.uid or TERMINATION_FINALIZER not in live.metadata.finalizers:
+            return False
+        metadata = {
+            "finalizers": [each for each in live.metadata.finalizers if each != TERMINATION_FINALIZER],
+            "uid": live.uid,
+            "resourceVersion": live.metadata.resource_version,
+        }
+        await ctx.client.patch(Node, key_of(live), {"metadata": metadata})
+    except NotFound:
+        return False
+    return True
