@@ -2,47 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from kaito_api.core import Node
-from kaito_api.karpenter import Machine, NodeClaim, NodeRequest
+from kaito_api.karpenter import NodeClaim
 from kaito_ctrl.reconcilers.machine.fleet import healthy, held, share
 from kaito_provisioner import RepairPolicy
-
-
-def node(name: str, ready: str = "True", **conditions: str) -> Node:
-    told = [{"type": kind, "status": status} for kind, status in {"Ready": ready, **conditions}.items()]
-    return Node.model_validate(
-        {"metadata": {"name": name}, "spec": {"providerID": f"sim:///{name}"}, "status": {"conditions": told}}
-    )
-
-
-def claim(
-    name: str,
-    *,
-    kind: type[NodeRequest] = Machine,
-    registered: str = "True",
-    deleting: bool = False,
-    replaced: bool = False,
-) -> NodeRequest:
-    metadata: dict[str, Any] = {"name": name}
-    if deleting:
-        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    if replaced:
-        metadata["annotations"] = {"karpenter.sh/nodeclaim-termination-timestamp": "2026-01-01T00:00:00Z"}
-    status = {
-        "providerID": f"sim:///{name}",
-        "conditions": [{"type": kind.registered, "status": registered}],
-    }
-    return kind.model_validate({"metadata": metadata, "status": status})
-
-
-def fleet(size: int, dead: int) -> tuple[list[Node], list[NodeRequest]]:
-    names = [f"n{each}" for each in range(size)]
-    nodes = [node(name, "Unknown" if at < dead else "True") for at, name in enumerate(names)]
-    return [node("system"), *nodes], [claim(name) for name in names]
+from tests.unit.reconcilers.fleetobjects import claim, fleet, node
 
 
 @pytest.mark.parametrize(
