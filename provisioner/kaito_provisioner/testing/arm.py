@@ -118,7 +118,11 @@ class LocalArm:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool | None:
-        return await self._stack.__aexit__(exc_type, exc, tb)
+        if isinstance(exc, asyncio.CancelledError):
+            # Maybe by one of our own tasks, whose failure it then is that has to be raised.
+            return await self._stack.__aexit__(exc_type, exc, tb)
+        await self._stack.aclose()
+        return None
 
     async def _listen(self) -> None:
         now = self._clock.now()
@@ -199,6 +203,10 @@ class LocalArm:
         """A pool that somebody else has made, without any machine."""
         body = {"properties": {"vmSize": vm_size, "count": 0, **properties}}
         return self._cloud.add(name, completed(body, None, self._sizes, self.cluster.location))
+
+    def unregister(self) -> None:
+        """The subscription has never used AKS: the resource provider has to be registered first."""
+        self._front.registered_at = None
 
     @property
     def history(self) -> list[tuple[datetime, str, str]]:

@@ -75,14 +75,8 @@ class Cloud:
         """A pool that is there already, without any machine."""
         pool = self._new(name, properties)
         pool.state = "Succeeded"
-        self.publish(pool)
+        self._publish(pool, since=float("-inf"))
         return pool
-
-    def publish(self, pool: Pool) -> None:
-        """Have clients see the pool as it now is, from now on."""
-        pool.etag = self._uid()
-        there = self.cluster.pools.get(pool.name) is pool
-        self.views.record(pool.name, shown(pool, self.cluster) if there else None, self._clock.monotonic())
 
     # -- operations ----------------------------------------------------------------------------------------------
 
@@ -135,7 +129,7 @@ class Cloud:
         operation = Operation(self._uid(), doing, pool.name, self._clock.now())
         self.cluster.operations[operation.id] = operation
         pool.operation, pool.state = operation, doing
-        self.publish(pool)
+        self._publish(pool)
         operation.task = self._tasks.start(self._carry_out(pool, operation), f"arm/{doing}/{pool.name}")
         return operation
 
@@ -158,7 +152,7 @@ class Cloud:
         pool.operation, pool.failure = None, failure
         pool.state = "Failed" if failure is not None else state
         self._end(operation, "Failed" if failure is not None else "Succeeded", failure)
-        self.publish(pool)
+        self._publish(pool)
 
     async def _make(self, pool: Pool, seconds: float) -> Failure | None:
         if self._faults.befalls("stuck-creating", pool.name) is not None:
@@ -183,6 +177,13 @@ class Cloud:
         await asyncio.sleep(self.timings.delete / 2)
         del self.cluster.pools[pool.name]
         self.history.append((self._clock.now(), "deleted", pool.name))
+
+    def _publish(self, pool: Pool, *, since: float | None = None) -> None:
+        """Have clients see the pool as it now is."""
+        pool.etag = self._uid()
+        there = self.cluster.pools.get(pool.name) is pool
+        moment = self._clock.monotonic() if since is None else since
+        self.views.record(pool.name, shown(pool, self.cluster) if there else None, moment)
 
     # -- machines ------------------------------------------------------------------------------------------------
 

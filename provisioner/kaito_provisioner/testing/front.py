@@ -27,6 +27,7 @@ __all__ = ["Entry", "FrontDoor", "Requests"]
 
 _API_VERSION = r"\d{4}-\d\d-\d\d(-preview)?"
 _KEPT = 100_000
+_REGISTRATION = 15.0
 _VERBS = {"GET": "reads", "DELETE": "deletes"}
 # Per subscription and principal: Azure's documentation, "Understand how Azure Resource Manager throttles requests".
 _SUBSCRIPTION = {"reads": (250, 1 / 25), "writes": (200, 1 / 10), "deletes": (200, 1 / 10)}
@@ -65,6 +66,8 @@ class FrontDoor:
 
     def __init__(self, api: AgentPoolsApi, issuer: Issuer, faults: Faults, clock: Clock, uid: UidSource) -> None:
         self.requests = Requests()
+        self.registered_at: float | None = float("-inf")
+        """Since when the subscription may use AKS at all, by a monotonic clock; ``None``: nobody has registered it."""
         self._api = api
         self._issuer = issuer
         self._faults = faults
@@ -131,11 +134,30 @@ class FrontDoor:
                     return self._api.operation(request, segments[7])
                 if kind == "operationresults":
                     return self._api.result(request, segments[7])
+            case ["subscriptions", _, "providers", "microsoft.containerservice", *rest] if rest in ([], ["register"]):
+                return self._register(request.method == "POST" and bool(rest))
             case ["subscriptions", _, "resourcegroups", group, *_] if group != cluster.resource_group.lower():
                 raise group_is_missing(segments[3])
+            case ["subscriptions", *_] if self._registration() != "Registered":
+                raise turned_away(
+                    409,
+                    "MissingSubscriptionRegistration",
+                    "The subscription is not registered to use namespace 'Microsoft.ContainerService'. See "
+                    "https://aka.ms/rps-not-found for how to register subscriptions.",
+                )
             case ["subscriptions", _, _, _, "providers", "microsoft.containerservice", "managedclusters", _, *_]:
                 return self._api.cluster(request, segments[3], segments[7], segments[8:])
         raise turned_away(404, "InvalidResourceType", f"The resource '{request.path}' could not be found.")
+
+    def _registration(self) -> str:
+        if self.registered_at is None:
+            return "NotRegistered"
+        return "Registered" if self._clock.monotonic() >= self.registered_at else "Registering"
+
+    def _register(self, begin: bool) -> Answer:
+        if begin and self.registered_at is None:
+            self.registered_at = self._clock.monotonic() + _REGISTRATION
+        return Answer(200, {"namespace": "Microsoft.ContainerService", "registrationState": self._registration()})
 
     def _throttle(self, name: str) -> None:
         bucket, now = self._buckets[name], self._clock.monotonic()

@@ -45,13 +45,13 @@ class NodeJoiner:
         self._client = client.named("kubelet")
         self._clock = clock
         self._heartbeat = heartbeat
-        self._uids: dict[str, str] = {}
+        self._beating: set[str] = set()
 
     async def run(self) -> None:
         """Renew every node's lease, until cancelled."""
         while True:
             await asyncio.sleep(self._heartbeat)
-            for name in tuple(self._uids):
+            for name in sorted(self._beating):
                 # Whoever is not there is not heard of: that is all that a heartbeat means.
                 with suppress(KubeError):
                     await self._beat(name)
@@ -64,13 +64,12 @@ class NodeJoiner:
             "metadata": {"name": vm.node_name, "labels": _kubelet_labels(vm)},
             "spec": {"taints": [*taints, {"key": _NOT_READY, "effect": "NoSchedule"}]},
         }
-        try:
-            node = await self._client.create(Node.model_validate(wire))
-        except AlreadyExists:
-            node = await self._client.get(Node, vm.node_name)
-        await self._patch_status(vm, _status(vm, self._clock.now(), gpus=False))
-        await self._taint(vm, lambda key: key != _NOT_READY)
-        self._uids[vm.node_name] = node.metadata.uid or ""
+        with suppress(AlreadyExists):
+            await self._client.create(Node.model_validate(wire))
+        self._beating.add(vm.node_name)
+        with suppress(NotFound):
+            await self._patch_status(vm, _status(vm, self._clock.now()))
+            await self._untaint(vm, _NOT_READY)
 
     async def adopt(self, vm: Vm) -> None:
         zone = f"{vm.location}-{vm.zone}" if vm.zone else "0"
@@ -85,7 +84,7 @@ class NodeJoiner:
         patch = {"metadata": {"labels": labels}, "spec": {"providerID": vm.provider_id}}
         with suppress(NotFound):
             await self._client.patch(Node, ObjectKey("", vm.node_name), patch)
-            await self._taint(vm, lambda key: key != _UNINITIALIZED)
+            await self._untaint(vm, _UNINITIALIZED)
 
     async def plug(self, vm: Vm) -> None:
         with suppress(NotFound):
@@ -93,7 +92,7 @@ class NodeJoiner:
             await self._patch_status(vm, {"capacity": amount, "allocatable": amount})
 
     async def silence(self, vm: Vm) -> None:
-        self._uids.pop(vm.node_name, None)
+        self._beating.discard(vm.node_name)
         now = _time(self._clock.now())
         silent = {
             "type": "Ready",
@@ -107,7 +106,7 @@ class NodeJoiner:
             await self._patch_status(vm, {"conditions": [silent]})
 
     async def remove(self, vm: Vm) -> None:
-        self._uids.pop(vm.node_name, None)
+        self._beating.discard(vm.node_name)
         with suppress(NotFound):
             node = await self._client.get(Node, vm.node_name)
             if node.spec.provider_id in ("", vm.provider_id) and node.metadata.deletion_timestamp is None:
@@ -135,11 +134,11 @@ class NodeJoiner:
             Node, ObjectKey("", vm.node_name), {"status": status}, type="strategic", subresource="status"
         )
 
-    async def _taint(self, vm: Vm, keep: Any) -> None:
-        """Take taints off the node as it is now, whoever else changes them at the same time."""
+    async def _untaint(self, vm: Vm, key: str) -> None:
+        """Take a taint off the node as it is now, whoever else changes them at the same time."""
         while True:
             node = await self._client.get(Node, vm.node_name)
-            left = [each.to_wire() for each in node.spec.taints if keep(each.key)]
+            left = [each.to_wire() for each in node.spec.taints if each.key != key]
             if len(left) == len(node.spec.taints):
                 return
             version = {"resourceVersion": node.metadata.resource_version}
@@ -161,13 +160,12 @@ def _kubelet_labels(vm: Vm) -> dict[str, str]:
     }
 
 
-def _status(vm: Vm, now: datetime, *, gpus: bool) -> Wire:
+def _status(vm: Vm, now: datetime) -> Wire:
     amounts = {
         "cpu": str(vm.size.cores),
         "memory": f"{vm.size.memory}Gi",
         "pods": str(vm.max_pods),
         "ephemeral-storage": f"{vm.disk}Gi",
-        **({"nvidia.com/gpu": str(vm.size.gpus)} if gpus else {}),
     }
     moment = _time(now)
     ready = ("Ready", "True", "KubeletReady", "kubelet is posting ready status")
