@@ -95,7 +95,7 @@ class AksCloud:
             gpu=size.gpus > 0 if size is not None else None,
             now=self._clock.now(),
         )
-        standing = (await self._inventory.pools(_AGE)).get(request.name)
+        standing = await self._standing(request)
         if standing is not None:
             return self._adopted(standing, request)
         self._pacer.take(request.name)
@@ -113,7 +113,7 @@ class AksCloud:
         name = pool_of_provider_id(provider_id)
         if name is None:
             raise NotFound(f"{provider_id or 'an empty provider id'} is no machine of an AKS node pool")
-        pool = (await self._inventory.pools(_AGE)).get(name) or await self._fresh(name)
+        pool = (await self._inventory.pools(_AGE)).get(name) or await self._arm.get(name)
         if not self._is_ours(pool):
             raise NotFound(f"the agent pool {name} was not made for a claim of this cluster")
         return self._instance(pool, provider_id=provider_id)
@@ -123,7 +123,7 @@ class AksCloud:
         operation = Operation.open(claim.operation, claim.name, self._arm.site)
         if pool is None or pool.claim_uid != claim.uid:
             try:
-                pool = await self._fresh(claim.name)
+                pool = await self._arm.get(claim.name)
             except NotFound:
                 return await self._hidden(claim, operation)
             if pool.claim_uid != claim.uid:
@@ -168,6 +168,17 @@ class AksCloud:
             "the claim names no instance type, and none is known that would do",
             fix=f"name one: {INSTANCE_TYPE_LABEL} In [...]",
         )
+
+    async def _standing(self, request: LaunchRequest) -> Pool | None:
+        """The pool of that name."""
+        listed = (await self._inventory.pools(_AGE)).get(request.name)
+        if listed is None or listed.claim_uid == request.uid:
+            return listed
+        try:
+            # Lists lag: an earlier claim's may be gone.
+            return await self._arm.get(request.name)
+        except NotFound:
+            return None
 
     async def _resolved(self, request: LaunchRequest, refusal: Conflict) -> Instance:
         """What stands where the pool should, or is being done to it: ours, of a creation whose answer was lost?"""
@@ -217,9 +228,6 @@ class AksCloud:
             state: InstanceState = "Creating" if operation.doing == "create" else "Deleting"
             return replace(self._instance(operation.pool, operation=claim.operation), state=state)
         return Instance(claim.name, claim.uid, "Deleting", "", provider_id=claim.provider_id, operation=claim.operation)
-
-    async def _fresh(self, name: str) -> Pool:
-        return await self._arm.get(name)
 
     # -- delete --------------------------------------------------------------------------------------------------
 
@@ -322,7 +330,7 @@ def _state(pool: Pool, *, joined: bool) -> InstanceState:
     match pool.provisioning_state.lower():
         case "deleting":
             return "Deleting"
-        case "creating":
+        case "creating" | "canceling":
             return "Running" if joined else "Creating"
         case ended if ended in _ENDED and not joined:
             return "Failed"
