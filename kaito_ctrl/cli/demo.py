@@ -16,7 +16,7 @@ from rich.panel import Panel
 
 from kaito_api.apps import Deployment
 from kaito_api.core import Pod, Service
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import NODE_REQUESTS
 from kaito_api.meta import find_condition, is_true
 from kaito_api.workspace import Workspace
 from kaito_ctrl.cli.ask import ChatError, ask
@@ -180,15 +180,16 @@ async def _until_ready(
 
 async def _look(client: Client, key: ObjectKey, timings: Timings, at: float) -> Workspace:
     ws = await client.get(Workspace, key.name, key.namespace)
-    machines = await client.list(Machine, labels={WORKSPACE_LABEL: key.name, WORKSPACE_NAMESPACE_LABEL: key.namespace})
+    ours = {WORKSPACE_LABEL: key.name, WORKSPACE_NAMESPACE_LABEL: key.namespace}
+    claims = [claim for kind in NODE_REQUESTS.values() for claim in await client.list(kind, labels=ours)]
     pods = await client.list(Pod, key.namespace, labels={WORKSPACE_LABEL: key.name})
     try:
         deployment = await client.get(Deployment, key.name, key.namespace)
     except NotFound:
         deployment = None
     for mark, seen in (
-        ("machine", bool(machines)),
-        ("node", any(each.status.node_name for each in machines)),
+        ("claim", bool(claims)),
+        ("node", any(each.status.node_name for each in claims)),
         ("deployment", deployment is not None),
         ("pod", any(find_condition(pod.status.conditions, "PodScheduled") for pod in pods)),
         ("serving", bool(pods) and all(is_true(pod.status.conditions, "Ready") for pod in pods)),
@@ -224,7 +225,7 @@ def _show_answer(
 
 def _show_timings(console: Console, timings: Timings) -> None:
     total = timings.marks["answered"] - timings.marks["applied"]
-    boot = timings.between("machine", "node")
+    boot = timings.between("claim", "node")
     load = timings.between("pod", "serving")
     answer = timings.between("ready", "answered")
     own = max(0.0, total - boot - load - answer)

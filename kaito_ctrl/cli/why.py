@@ -13,7 +13,7 @@ from rich.text import Text
 from kaito_api.apps import Deployment, StatefulSet
 from kaito_api.core import Node, Pod
 from kaito_api.events import Event
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import NODE_REQUESTS
 from kaito_api.meta import Resource
 from kaito_api.workspace import Workspace
 from kaito_ctrl.reconcilers.names import WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
@@ -64,13 +64,14 @@ async def read_world(client: Client, key: ObjectKey, rules: Rules) -> World:
     text = "; ".join(map(str, problems))
     fix = next((each.fix for each in problems if each.fix), "correct the workspace")
     labels = {WORKSPACE_LABEL: key.name}
+    ours = {**labels, WORKSPACE_NAMESPACE_LABEL: key.namespace}
     deployment = await _one(client, Deployment, key)
     events = [*await _some(client, Event, key.namespace)]
     if key.namespace != "default":
         events += await _some(client, Event, "default")  # events about cluster-scoped objects are kept there
     return World(
         ws,
-        await _some(client, Machine, None, {**labels, WORKSPACE_NAMESPACE_LABEL: key.namespace}),
+        [claim for kind in NODE_REQUESTS.values() for claim in await _some(client, kind, None, ours)],
         await _some(client, Node, None),
         deployment or await _one(client, StatefulSet, key),
         await _some(client, Pod, key.namespace, labels),

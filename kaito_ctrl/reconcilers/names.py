@@ -9,6 +9,7 @@ __all__ = [
     "APPLIED_HASH_ANNOTATION",
     "ENABLE_LB_ANNOTATION",
     "GPU_RESOURCE",
+    "IMAGE_FAMILY_ANNOTATION",
     "MACHINE_TYPE_LABEL",
     "REVISION_ANNOTATION",
     "REVISION_HASH_ANNOTATION",
@@ -26,6 +27,8 @@ MACHINE_TYPE_LABEL = "kaito.sh/machine-type"
 ENABLE_LB_ANNOTATION = "kaito.sh/enablelb"
 RUNTIME_ANNOTATION = "kaito.sh/runtime"
 """Which server serves a preset: ``transformers`` or ``vllm``."""
+IMAGE_FAMILY_ANNOTATION = "kaito.sh/node-image-family"
+"""On a Workspace, and so on its node requests: which operating system the nodes get, ``ubuntu`` or ``azurelinux``."""
 APPLIED_HASH_ANNOTATION = "kaito.sh/applied-hash"
 """On what a workspace consists of: a hash of what was applied last."""
 ACCELERATOR_LABEL = "accelerator"

@@ -8,18 +8,18 @@ from typing import Any
 
 from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
 from kaito_api.core import Node, Pod, Service
-from kaito_api.karpenter import Machine
-from kaito_api.meta import Resource, is_true, owned_by
+from kaito_api.karpenter import NodeRequest
+from kaito_api.meta import Resource, owned_by
 from kaito_api.workspace import Workspace, WorkspaceStatus
 from kaito_ctrl.reconcilers.diff import is_applied, is_edited, stamped
 from kaito_ctrl.reconcilers.names import WORKSPACE_FINALIZER, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
 from kaito_ctrl.reconcilers.workspace.admission import named_config_maps
 from kaito_ctrl.reconcilers.workspace.lookup import (
-    MACHINE_INDEXES,
+    CLAIM_INDEXES,
     NODE_INDEXES,
     POD_INDEXES,
     WORKSPACE_INDEXES,
-    machines_of,
+    claims_of,
     namesake,
     nodes_for,
     pods_of,
@@ -27,9 +27,9 @@ from kaito_ctrl.reconcilers.workspace.lookup import (
 )
 from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace, refused
 from kaito_ctrl.reconcilers.workspace.services import headless_name
+from kaito_ctrl.reconcilers.workspace.settings import Settings
 from kaito_ctrl.reconcilers.workspace.telling import WorkspaceMetrics, tell
 from kaito_ctrl.reconcilers.workspace.validation import Rules
-from kaito_ctrl.reconcilers.workspace.workload import Settings
 from kaito_ctrl.runtime import (
     Context,
     Controller,
@@ -46,13 +46,14 @@ from kaito_ctrl.runtime import (
 from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.conditions import merge, put
 from kaito_ctrl.runtime.errors import BadRequest, Conflict, Forbidden, Invalid, NotFound
+from kaito_ctrl.runtime.source import Source
 
 __all__ = ["WorkspaceController"]
 
 _PARTS: tuple[type[Resource], ...] = (Deployment, StatefulSet, Service)
 """What a workspace is served by, each under a name that follows from the workspace's."""
 _PATIENCE = 300.0
-"""Seconds for which a deleted workload may hold up the end of its machines."""
+"""Seconds for which a deleted workload may hold up the end of its nodes."""
 
 
 class WorkspaceController(Controller[Workspace]):
@@ -69,7 +70,6 @@ class WorkspaceController(Controller[Workspace]):
         # Nobody else writes them, and what they say is not acted upon: their changes need not wake anybody.
         reads(ControllerRevision),
         watches(Pod, by_label(WORKSPACE_LABEL), scope=Scope(labels=WORKSPACE_LABEL), indexes=POD_INDEXES),
-        watches(Machine, by_label(WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL), indexes=MACHINE_INDEXES),
         watches(Node, workspaces_of, indexes=NODE_INDEXES),
     )
     indexes = WORKSPACE_INDEXES
@@ -77,7 +77,13 @@ class WorkspaceController(Controller[Workspace]):
     def __init__(self, rules: Rules, settings: Settings | None = None, metrics: WorkspaceMetrics | None = None) -> None:
         self._rules = rules
         self._settings = settings or Settings()
+        self._claims = self._settings.node_api
         self._metrics = metrics
+
+    def bound_sources(self) -> tuple[Source, ...]:
+        """Which kind nodes are asked for by is decided when the controller is made."""
+        ours = by_label(WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL)
+        return (*super().bound_sources(), watches(self._claims, ours, indexes=CLAIM_INDEXES))
 
     async def reconcile(self, ws: Workspace, ctx: Context) -> Result:
         raw = ctx.cache.store(Workspace).entry(ctx.key)
@@ -86,7 +92,7 @@ class WorkspaceController(Controller[Workspace]):
         maps = await named_config_maps(wire, ctx.key.namespace, ctx.client)
         seen = Observed(
             nodes=nodes_for(ws, ctx.cache),
-            machines=machines_of(ctx.key, ctx.cache),
+            claims=claims_of(self._claims, ctx.key, ctx.cache),
             workload=_workload(ws, ctx.cache),
             services=tuple(
                 found
@@ -102,7 +108,7 @@ class WorkspaceController(Controller[Workspace]):
         return Result.retry_in(plan.look_again) if plan.look_again is not None else Result.done()
 
     async def cleanup(self, ws: Workspace, ctx: Context) -> Result:
-        """Deletes the workload, then the machines, and is done when the last one has gone: when its instance has."""
+        """Deletes the workload, then the claims, and is done when the last one has gone: when its instance has."""
         deleting = put(
             "WorkspaceDeleting",
             "True",
@@ -115,28 +121,28 @@ class WorkspaceController(Controller[Workspace]):
         # The workload first: while it is there, it makes a new pod for each one that leaves a node.
         if await _workload_remains(ws, ctx):
             return Result.retry_in(5.0)
-        machines = await ctx.client.list(Machine, labels=_labels_of(ctx.key))
-        await _delete(machines, ctx)
-        # The last machine's end wakes us; the timer is for a watch that has fallen behind.
-        return Result.retry_in(5.0) if machines else Result.done()
+        claims = await ctx.client.list(self._claims, labels=_labels_of(ctx.key))
+        await _delete(claims, ctx)
+        # The last one's end wakes us; the timer is for a watch that has fallen behind.
+        return Result.retry_in(5.0) if claims else Result.done()
 
     async def gone(self, key: ObjectKey, ctx: Context) -> None:
-        """Machines whose workspace does not exist are nobody's: they go. Both facts are read live."""
-        if not machines_of(key, ctx.cache):
+        """Claims whose workspace does not exist are nobody's: they go. Both facts are read live."""
+        if not claims_of(self._claims, key, ctx.cache):
             return
         try:
             await ctx.client.get(Workspace, key.name, key.namespace)
         except NotFound as error:
             if not error.of_object:
                 raise  # it is the kind that is not there just now: that says nothing of the workspace
-            machines = await ctx.client.list(Machine, labels=_labels_of(key))
-            if machines:
-                ctx.log.warning("deleting machines of a workspace that is gone", machines=[m.name for m in machines])
-            await _delete(machines, ctx)
+            claims = await ctx.client.list(self._claims, labels=_labels_of(key))
+            if claims:
+                ctx.log.warning("deleting claims of a workspace that is gone", claims=[each.name for each in claims])
+            await _delete(claims, ctx)
 
     async def _execute(self, ws: Workspace, plan: Plan, ctx: Context) -> None:
-        if plan.machines:
-            # A machine costs money, and the cache may still show a workspace that is gone: ask before paying.
+        if plan.claims:
+            # A node costs money, and the cache may still show a workspace that is gone: ask before paying.
             live = await ctx.client.get(Workspace, ws.name, ws.namespace)
             if live.uid != ws.uid or live.deleting:
                 return
@@ -144,37 +150,26 @@ class WorkspaceController(Controller[Workspace]):
             await self._apply(ws, plan.revisions.current, ctx)
             await _forget(plan.revisions.expired, ctx)
             await _note(ws, plan.revisions.annotations, ctx)
-        for machine in plan.machines:
-            await ctx.client.apply(machine)
-            ctx.log.info("asked for a machine", machine=machine.name, instance_type=ws.resource.instance_type)
+        for claim in plan.claims:
+            await ctx.client.apply(claim)
+            ctx.log.info("asked for a node", claim=str(claim), instance_type=ws.resource.instance_type)
         await self._give_back(plan.surplus, ctx)
-        await self._give_up(plan.hopeless, ctx)
         for wanted in plan.apply:
             try:
                 await self._apply(ws, wanted, ctx)
             except (BadRequest, Forbidden, Invalid) as error:
-                await self._write_status(ws, refused(ws, plan, wanted, error.message, ctx.now()), ctx)
+                await self._write_status(ws, refused(ws, plan, wanted, error.message, self._settings, ctx.now()), ctx)
                 raise
         await self._write_status(ws, plan.status, ctx)
 
-    async def _give_back(self, surplus: Iterable[Machine], ctx: Context) -> None:
-        for machine in surplus:
+    async def _give_back(self, surplus: Iterable[NodeRequest], ctx: Context) -> None:
+        for claim in surplus:
             try:
-                live = await ctx.client.get(Machine, machine.name)
+                live = await ctx.client.get(type(claim), claim.name)
             except NotFound:
                 continue
-            if live.uid == machine.uid and not live.status.node_name:
-                ctx.log.info("giving back a machine that is not needed any more", machine=machine.name)
-                await _delete((live,), ctx)
-
-    async def _give_up(self, hopeless: Iterable[Machine], ctx: Context) -> None:
-        for machine in hopeless:
-            try:
-                live = await ctx.client.get(Machine, machine.name)
-            except NotFound:
-                continue
-            if live.uid == machine.uid and not await _usable(live, ctx):
-                ctx.log.warning("giving up a machine whose node does not become usable", machine=machine.name)
+            if live.uid == claim.uid and not live.status.node_name:
+                ctx.log.info("giving back a claim that is not needed any more", claim=str(claim))
                 await _delete((live,), ctx)
 
     async def _apply(self, ws: Workspace, wanted: Resource, ctx: Context) -> None:
@@ -209,17 +204,6 @@ class WorkspaceController(Controller[Workspace]):
             ctx.log.debug("gone before its status was written")
             return
         tell(ws, status.stages, ctx.events, self._metrics)
-
-
-async def _usable(machine: Machine, ctx: Context) -> bool:
-    """Whether there is a node of *machine*, read live, that could carry a workload."""
-    if not is_true(machine.status.conditions, "MachineInitialized"):
-        return False
-    try:
-        node = await ctx.client.get(Node, machine.status.node_name)
-    except NotFound:
-        return False
-    return is_true(node.status.conditions, "Ready")
 
 
 def _labels_of(key: ObjectKey) -> dict[str, str]:
@@ -274,14 +258,14 @@ async def _remains(kind: type[Deployment] | type[StatefulSet], ws: Workspace, ct
         except NotFound:
             return False
         return True
-    # Where nobody collects garbage, or a pod will not end, the machines are not held for ever.
+    # Where nobody collects garbage, or a pod will not end, the nodes are not held for ever.
     return (ctx.now() - since).total_seconds() < _PATIENCE
 
 
-async def _delete(machines: Iterable[Machine], ctx: Context) -> None:
-    for machine in machines:
-        if not machine.deleting:
+async def _delete(claims: Iterable[NodeRequest], ctx: Context) -> None:
+    for claim in claims:
+        if not claim.deleting:
             try:
-                await ctx.client.delete(Machine, key_of(machine), uid=machine.uid)
+                await ctx.client.delete(type(claim), key_of(claim), uid=claim.uid)
             except NotFound:
                 continue

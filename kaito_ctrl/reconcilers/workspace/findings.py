@@ -14,7 +14,7 @@ from typing import Any
 
 from kaito_api.apps import Deployment, StatefulSet
 from kaito_api.core import ContainerStatus, Node, Pod
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import NodeRequest
 from kaito_api.meta import Condition, find_condition, is_true
 from kaito_api.workspace import StageName, Workspace
 from kaito_ctrl.reconcilers.names import GPU_RESOURCE
@@ -22,20 +22,30 @@ from kaito_ctrl.reconcilers.workspace.nodes import required_labels
 
 __all__ = [
     "SETTLING",
-    "UNDER_WAY",
     "UNNOTICED",
     "Finding",
+    "is_wrong",
     "near_misses",
-    "of_machine",
+    "of_claim",
     "of_node",
     "of_pod",
     "of_workload",
+    "place_in_queue",
+    "why_not_launched",
+    "words",
 ]
 
-UNDER_WAY = frozenset({"", "AwaitingReconciliation", "Launching"})
-"""Why a machine may not be launched yet without anything being wrong."""
+_UNDER_WAY = frozenset(
+    {
+        *("", "AwaitingReconciliation", "Launching", "Throttled", "NotLaunched", "MachineNotLaunched"),
+        *("NodeNotFound", "NotRegistered", "MachineNotRegistered", "RegistrationHookPending"),
+    }
+)
+"""Why a condition of a claim is not True yet without anything being wrong. By the reason alone: while it waits,
+Karpenter writes ``Unknown`` into a NodeClaim and ``False`` into a Machine. A cloud that is asked no more often than it
+allows is busy, and not refusing."""
 UNNOTICED = 60.0
-"""Seconds after which a machine that nobody has written a condition to has no provisioner."""
+"""Seconds after which a claim that nobody has written a condition to has no provisioner."""
 SETTLING = 180.0
 """Seconds for which a node that has just joined may be unready, tainted, or without its GPUs: every one is, until its
 network and its device plug-in have started."""
@@ -52,15 +62,14 @@ class Finding:
     fix: str = ""
 
 
-def of_machine(machine: Machine, now: datetime) -> Finding | None:
-    """Why *machine* has no usable node."""
-    conditions, source = machine.status.conditions, str(machine)
-    if machine.deleting:
-        return Finding(
-            "MachineLaunched", "MachineDeleting", source, "is being deleted", "wait: another one is asked for after it"
-        )
+def of_claim(claim: NodeRequest, now: datetime) -> Finding | None:
+    """Why *claim* has no usable node."""
+    conditions, source = claim.status.conditions, str(claim)
+    if claim.deleting:
+        code, text = f"{claim.kind}Deleting", "is being deleted"
+        return Finding("MachineLaunched", code, source, text, "wait: another one is asked for after it")
     if not conditions:
-        since = machine.metadata.creation_timestamp
+        since = claim.metadata.creation_timestamp
         if since is None or (now - since).total_seconds() < UNNOTICED:
             return None
         return Finding(
@@ -68,53 +77,100 @@ def of_machine(machine: Machine, now: datetime) -> Finding | None:
             "NoProvisioner",
             source,
             "no controller has looked at it",
-            "run a provisioner for Machines: kaito-ctrl run --provisioner, gpu-provisioner or Karpenter",
+            f"run a provisioner for {claim.kind}s: kaito-ctrl run --provisioner, gpu-provisioner or Karpenter",
         )
-    launched = find_condition(conditions, "MachineLaunched")
-    if launched is not None and launched.status != "True":
-        if launched.status == "Unknown" and launched.reason in UNDER_WAY:
-            return None
-        code, fix = _launch_fix(launched)
-        return Finding("CapacityReserved", code, source, launched.message or launched.reason, fix)
-    registered = find_condition(conditions, "MachineRegistered")
-    if registered is not None and registered.status == "False":
-        return Finding("NodeRegistered", registered.reason, source, registered.message, "delete the nodes but one")
-    initialized = find_condition(conditions, "MachineInitialized")
-    if initialized is None or initialized.status == "True" or initialized.reason == "NodeNotFound":
+    if (refused := why_not_launched(claim)) is not None:
+        return refused
+    registered = _lacking(claim, claim.registered)
+    if registered is not None:
+        fix = _REGISTRATION_FIXES.get(registered.reason, _describe(claim))
+        return Finding("NodeRegistered", registered.reason, source, registered.message or registered.reason, fix)
+    initialized = _lacking(claim, claim.initialized)
+    joined = find_condition(conditions, claim.registered)
+    since = joined.last_transition_time if joined is not None and joined.status == "True" else None
+    if initialized is None or (since is not None and (now - since).total_seconds() < SETTLING):
         return None
-    joined = registered.last_transition_time if registered is not None else None
-    if joined is not None and (now - joined).total_seconds() < SETTLING:
+    node = claim.status.node_name
+    fix = _INITIALIZATION_FIXES.get(initialized.reason, "kubectl describe node {node}").format(node=node)
+    text = initialized.message or initialized.reason
+    return Finding("NodeInitialized", initialized.reason, f"Node {node}" if node else source, text, fix)
+
+
+def _lacking(claim: NodeRequest, kind: str) -> Condition | None:
+    """The condition of that type, if it says that something is wrong."""
+    found = find_condition(claim.status.conditions, kind)
+    return found if found is not None and found.status != "True" and found.reason not in _UNDER_WAY else None
+
+
+def is_wrong(claim: NodeRequest, condition: Condition) -> bool:
+    """Whether *condition* of *claim* says that something has gone wrong, and not only that it is not done yet."""
+    if condition.type not in (claim.launched, claim.registered, claim.initialized):
+        return False
+    return condition.status != "True" and condition.reason not in (_UNDER_WAY | _INITIALIZATION_FIXES.keys())
+
+
+def _describe(claim: NodeRequest) -> str:
+    return f"kubectl describe {claim.kind.lower()} {claim.name}"
+
+
+def words(claim: NodeRequest) -> str:
+    """What *claim* waits for, as its provisioner says it; empty if it says nothing that is worth repeating."""
+    for kind in (claim.launched, claim.registered, claim.initialized):
+        found = find_condition(claim.status.conditions, kind)
+        if found is not None and found.status != "True":
+            return "" if found.reason in _SAYS_NOTHING else found.message or found.reason
+    return ""
+
+
+_SAYS_NOTHING = frozenset({"AwaitingReconciliation", "NodeNotFound"})
+"""What follows from the stage itself."""
+
+
+def place_in_queue(claim: NodeRequest) -> str:
+    """When the cloud will be asked for *claim*, if that has to wait for others; empty if it does not."""
+    launched = find_condition(claim.status.conditions, claim.launched)
+    return launched.message if launched is not None and launched.reason == "Throttled" else ""
+
+
+def why_not_launched(claim: NodeRequest) -> Finding | None:
+    """Why the cloud grants *claim* no instance."""
+    launched = _lacking(claim, claim.launched)
+    if launched is None:
         return None
-    fix = _INITIALIZATION_FIXES.get(initialized.reason, "")
-    node = machine.status.node_name
-    return Finding("NodeInitialized", initialized.reason, f"Node {node}", initialized.message, fix.format(node=node))
+    text = launched.message or launched.reason
+    if launched.reason in _LAUNCH_FIXES:
+        return Finding("CapacityReserved", launched.reason, str(claim), text, _LAUNCH_FIXES[launched.reason])
+    # Other provisioners call it all LaunchFailed, and say what it was in the message.
+    lower = text.lower()
+    code = next((code for part, code in _LAUNCH_TEXTS if part in lower), launched.reason)
+    return Finding("CapacityReserved", code, str(claim), text, _LAUNCH_FIXES.get(code, "see the provisioner's log"))
 
 
 _LAUNCH_FIXES = {
-    "QuotaExceeded": "ask the cloud for more quota of this family, or use another instance type or region",
+    "CloudUnavailable": "nothing: the request is repeated; see the cloud's status page if it stays",
+    "Conflict": "wait: the request is repeated once what is in its way has ended; the message names it",
     "InsufficientCapacity": "wait, or use another instance type, zone or region: the request is repeated",
-    "UnknownInstanceType": "use an instance type that this region offers",
+    "InvalidRequest": "correct what the message names, or use another instance type",
+    "NodeClassNotReady": "see what its node class lacks: kubectl describe the object that spec.nodeClassRef names",
+    "QuotaExceeded": "ask the cloud for more quota of this family, or use another instance type or region",
     "Throttled": "nothing: the request is repeated as the cloud asks",
-    "Unauthorized": "give the provisioner's identity the right to create machines",
-    "LaunchFailed": "see the provisioner's log",
+    "Unauthorized": "give the provisioner's identity the right to create instances",
+    "UnknownInstanceType": "use an instance type that this region offers",
 }
 _LAUNCH_TEXTS = (
     ("all requested instance types were unavailable", "InsufficientCapacity"),
+    ("insufficientinstancecapacity", "InsufficientCapacity"),
+    ("allocationfailed", "InsufficientCapacity"),
+    ("allocation failed", "InsufficientCapacity"),
     ("quota", "QuotaExceeded"),
+    ("too many requests", "Throttled"),
+    ("toomanyrequests", "Throttled"),
+    ("not allowed in your subscription", "UnknownInstanceType"),
     ("sku", "UnknownInstanceType"),
     ("authorization", "Unauthorized"),
+    ("nodeclass", "NodeClassNotReady"),
 )
-
-
-def _launch_fix(launched: Condition) -> tuple[str, str]:
-    """By the reason where it says enough; other provisioners say it in the message."""
-    if launched.reason in _LAUNCH_FIXES and launched.reason != "LaunchFailed":
-        return launched.reason, _LAUNCH_FIXES[launched.reason]
-    text = launched.message.lower()
-    code = next((code for part, code in _LAUNCH_TEXTS if part in text), "LaunchFailed")
-    return code if code != "LaunchFailed" else launched.reason or code, _LAUNCH_FIXES[code]
-
-
+_REGISTRATION_FIXES = {"MultipleNodesFound": "delete the nodes but one"}
 _INITIALIZATION_FIXES = {
     "NodeNotReady": "kubectl describe node {node}",
     "StartupTaintsExist": "see what should take the taint off: kubectl describe node {node}",

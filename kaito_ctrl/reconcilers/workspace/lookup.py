@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kaito_api.core import Node, Pod
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import NodeRequest
 from kaito_api.meta import Resource
 from kaito_api.workspace import Workspace
 from kaito_ctrl.reconcilers.names import RESERVED_LABEL_DOMAINS, WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
@@ -17,11 +17,11 @@ from kaito_ctrl.runtime import ObjectKey, Reader, key_of
 from kaito_ctrl.runtime.store import Indexer
 
 __all__ = [
-    "MACHINE_INDEXES",
+    "CLAIM_INDEXES",
     "NODE_INDEXES",
     "POD_INDEXES",
     "WORKSPACE_INDEXES",
-    "machines_of",
+    "claims_of",
     "namesake",
     "nodes_for",
     "pods_of",
@@ -61,7 +61,7 @@ WORKSPACE_INDEXES: dict[str, Indexer[Any]] = {
     "wants": lambda ws: _first_wanted(ws) or ("",),
     "uses": lambda ws: ws.status.worker_nodes,
 }
-MACHINE_INDEXES: dict[str, Indexer[Any]] = {"workspace": _workspace}
+CLAIM_INDEXES: dict[str, Indexer[Any]] = {"workspace": _workspace}
 POD_INDEXES: dict[str, Indexer[Any]] = {"workspace": _of_namespace}
 
 
@@ -71,9 +71,9 @@ def nodes_for(ws: Workspace, cache: Reader) -> Sequence[Node]:
     return cache.list(Node, index=("label", wanted[0])) if wanted else cache.list(Node)
 
 
-def machines_of(key: ObjectKey, cache: Reader) -> tuple[Machine, ...]:
-    """The machines of the workspace of that key."""
-    return cache.list(Machine, index=("workspace", f"{key.namespace}/{key.name}"))
+def claims_of(kind: type[NodeRequest], key: ObjectKey, cache: Reader) -> tuple[NodeRequest, ...]:
+    """The claims of that *kind* of the workspace of that key."""
+    return cache.list(kind, index=("workspace", f"{key.namespace}/{key.name}"))
 
 
 def pods_of(key: ObjectKey, cache: Reader) -> tuple[Pod, ...]:

@@ -12,17 +12,18 @@ from datetime import datetime
 
 from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
 from kaito_api.core import Node, Pod, Service
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import NodeRequest
 from kaito_api.meta import Condition, ConditionStatus, Resource, find_condition, is_true
 from kaito_api.workspace import StageError, Workspace, WorkspaceStatus
-from kaito_ctrl.reconcilers.workspace.claims import machine
-from kaito_ctrl.reconcilers.workspace.findings import UNDER_WAY, Finding, near_misses
+from kaito_ctrl.reconcilers.workspace.claims import WORDS, Words, claim
+from kaito_ctrl.reconcilers.workspace.findings import Finding, near_misses, place_in_queue, why_not_launched
 from kaito_ctrl.reconcilers.workspace.nodes import NodePlan, plan_nodes, replacement_wait
 from kaito_ctrl.reconcilers.workspace.revisions import Revisions, plan_revisions
 from kaito_ctrl.reconcilers.workspace.services import headless_service, service
+from kaito_ctrl.reconcilers.workspace.settings import Settings
 from kaito_ctrl.reconcilers.workspace.stages import Scene, current_stage, look_again, stages
 from kaito_ctrl.reconcilers.workspace.validation import Problem
-from kaito_ctrl.reconcilers.workspace.workload import Settings, inference_workload
+from kaito_ctrl.reconcilers.workspace.workload import inference_workload
 from kaito_ctrl.runtime.conditions import merge, put
 from kaito_presets.catalogue import Catalogue
 from kaito_presets.preset import Preset
@@ -40,7 +41,7 @@ class Observed:
     """What was read for one pass."""
 
     nodes: Sequence[Node] = ()
-    machines: Sequence[Machine] = ()
+    claims: Sequence[NodeRequest] = ()
     workload: Deployment | StatefulSet | None = None
     services: Sequence[Service] = ()
     """Those that have the name of the workspace's Service or of its headless one, whoever's they are."""
@@ -51,13 +52,12 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do, in this order: note the revision, machines to ask for and to give back, objects to apply, one status;
-    and when to look again if nothing happens, in seconds."""
+    """What to do, in this order: note the revision, claims to make and to give back, objects to apply, one status; and
+    when to look again if nothing happens, in seconds."""
 
     status: WorkspaceStatus
-    machines: tuple[Machine, ...] = ()
-    surplus: tuple[Machine, ...] = ()
-    hopeless: tuple[Machine, ...] = ()
+    claims: tuple[NodeRequest, ...] = ()
+    surplus: tuple[NodeRequest, ...] = ()
     apply: tuple[Resource, ...] = ()
     revisions: Revisions | None = None
     look_again: float | None = None
@@ -69,29 +69,29 @@ def plan_workspace(
     """The next step for *ws*."""
     problem = _obstacle(ws, seen, settings)
     if problem is not None:
-        write = _StatusWriter(ws, now)
+        write = _StatusWriter(ws, WORDS[settings.node_api], now)
         # ConfigMaps are not watched: a cluster is full of them, and hardly any is meant for us.
         again = _CONFIG if any(each.field.startswith("tuning.config") for each in seen.problems) else None
         made = Plan(write.status(*write.no_resources(problem.message)), look_again=again)
-        return replace(made, status=_staged(ws, made, Scene(seen.machines, problem=problem), now))
+        return replace(made, status=_staged(ws, made, Scene(seen.claims, problem=problem), now))
     section = ws.inference or ws.tuning
     assert section is not None
     preset = catalogue.get(section.preset.name) if section.preset is not None else None
-    nodes = plan_nodes(ws, seen.nodes, seen.machines, now)
+    nodes = plan_nodes(ws, seen.nodes, seen.claims, now)
     made = _plan(ws, seen, nodes, preset, skus, settings, now)
     status = _staged(ws, made, _scene(ws, seen, nodes, preset, made), now)
     if nodes.complete(ws.resource.count) and not is_true(status.conditions, "InferenceReady"):
-        status = _explained(ws, status, now)
-    waits = [each for each in (made.look_again, look_again(seen.machines, status.stages, now)) if each is not None]
+        status = _explained(ws, status, settings, now)
+    waits = [each for each in (made.look_again, look_again(seen.claims, status.stages, now)) if each is not None]
     return replace(made, status=status, look_again=min(waits, default=None))
 
 
-def _explained(ws: Workspace, status: WorkspaceStatus, now: datetime) -> WorkspaceStatus:
+def _explained(ws: Workspace, status: WorkspaceStatus, settings: Settings, now: datetime) -> WorkspaceStatus:
     """*status* with the cause in its conditions when the workload fails, whether or not it has served before."""
     current = current_stage(status.stages)
     if current is None or current.state != "Failed" or current.message is None:
         return status
-    write = _StatusWriter(ws.evolve(status=status), now)
+    write = _StatusWriter(ws.evolve(status=status), WORDS[settings.node_api], now)
     return write.status(*write.not_serving(current.message))
 
 
@@ -100,11 +100,11 @@ def _scene(ws: Workspace, seen: Observed, nodes: NodePlan, preset: Preset | None
     # What is left of a pod that was evicted, or is on its way out, says nothing once another has taken its place.
     lasting = tuple(pod for pod in mine if pod.status.phase not in ("Failed", "Succeeded") and not pod.deleting)
     pods = lasting if len(lasting) >= ws.resource.count else mine
-    machines = tuple(each for each in seen.machines if each not in nodes.surplus)
+    claims = tuple(each for each in seen.claims if each not in nodes.surplus)
     loading = float(preset.readiness_timeout_seconds) if preset is not None else 1800.0
     in_use = (*nodes.selected, *nodes.awaited)
     hint = near_misses(ws, seen.nodes) if not in_use else None
-    return Scene(machines, in_use, seen.workload, pods, hint=hint, asked=len(made.machines), loading=loading)
+    return Scene(claims, in_use, seen.workload, pods, hint=hint, asked=len(made.claims), loading=loading)
 
 
 def _staged(ws: Workspace, made: Plan, scene: Scene, now: datetime) -> WorkspaceStatus:
@@ -122,15 +122,14 @@ def _plan(
     settings: Settings,
     now: datetime,
 ) -> Plan:
-    write = _StatusWriter(ws, now)
+    words = WORDS[settings.node_api]
+    write = _StatusWriter(ws, words, now)
     revisions = plan_revisions(ws, seen.revisions)
     if not nodes.complete(ws.resource.count):
-        return replace(_waiting_for_nodes(ws, nodes, preset, write, now), revisions=revisions)
+        return replace(_waiting_for_nodes(ws, nodes, preset, settings, write, now), revisions=revisions)
 
     resources = (
-        write.put(
-            "MachineReady", "True", "installNodePluginsSuccess", "machines plugins have been installed successfully"
-        ),
+        write.put(words.condition, "True", "installNodePluginsSuccess", words.installed),
         write.put("ResourceReady", "True", "workspaceResourceStatusSuccess", "workspace resource is ready"),
     )
     if ws.inference is None:
@@ -139,7 +138,7 @@ def _plan(
             "WorkspaceReady", "False", "workspacePending", "the nodes are ready; this release runs no tuning jobs yet"
         )
         status = write.status(*resources, jobless, nodes=nodes.selected)
-        return Plan(status, surplus=nodes.surplus, hopeless=nodes.hopeless, revisions=revisions)
+        return Plan(status, surplus=nodes.surplus, revisions=revisions)
     distributed = preset is not None and preset.distributed
     sku = skus.get(ws.resource.instance_type)
     objects: tuple[Resource, ...] = (
@@ -160,12 +159,12 @@ def _plan(
         # It has served before: say that it does not now. Before that the columns stay empty, as they do upstream.
         served = write.not_serving(message)
     status = write.status(*resources, *served, nodes=nodes.selected)
-    return Plan(status, surplus=nodes.surplus, hopeless=nodes.hopeless, apply=objects, revisions=revisions)
+    return Plan(status, surplus=nodes.surplus, apply=objects, revisions=revisions)
 
 
-def refused(ws: Workspace, plan: Plan, what: Resource, why: str, now: datetime) -> WorkspaceStatus:
+def refused(ws: Workspace, plan: Plan, what: Resource, why: str, settings: Settings, now: datetime) -> WorkspaceStatus:
     """The status of *plan* when the API server refuses one of its objects: in words, because retrying will not help."""
-    write = _StatusWriter(ws.evolve(status=plan.status), now)
+    write = _StatusWriter(ws.evolve(status=plan.status), WORDS[settings.node_api], now)
     text = f"{what} was refused: {why}"
     status = write.status(*write.not_serving(text))
     problem = Finding(
@@ -188,8 +187,9 @@ def refused(ws: Workspace, plan: Plan, what: Resource, why: str, now: datetime) 
 class _StatusWriter:
     """Builds the status of one pass: every condition carries the generation that it was made for."""
 
-    def __init__(self, ws: Workspace, now: datetime) -> None:
+    def __init__(self, ws: Workspace, words: Words, now: datetime) -> None:
         self._ws = ws
+        self.words = words
         self._now = now
 
     def put(self, kind: str, status: ConditionStatus, reason: str, message: str) -> Condition:
@@ -212,7 +212,10 @@ class _StatusWriter:
         """The status with *conditions* put in; without *nodes* the known ones stay."""
         present = self._ws.status
         names = tuple(sorted(node.name for node in nodes)) if nodes is not None else present.worker_nodes
-        return present.evolve(worker_nodes=names, conditions=merge(present.conditions, conditions))
+        # What was said of claims of another kind, before this one was decided for, nobody will ever correct.
+        stale = {each.condition for each in WORDS.values()} - {self.words.condition}
+        known = tuple(each for each in present.conditions if each.type not in stale)
+        return present.evolve(worker_nodes=names, conditions=merge(known, conditions))
 
 
 def _obstacle(ws: Workspace, seen: Observed, settings: Settings) -> Finding | None:
@@ -232,35 +235,35 @@ def _obstacle(ws: Workspace, seen: Observed, settings: Settings) -> Finding | No
 
 
 def _waiting_for_nodes(
-    ws: Workspace, nodes: NodePlan, preset: Preset | None, write: _StatusWriter, now: datetime
+    ws: Workspace, nodes: NodePlan, preset: Preset | None, settings: Settings, write: _StatusWriter, now: datetime
 ) -> Plan:
     need = preset if ws.inference is not None or preset is None else preset.tuning
     disk = need.disk if need is not None else "0"
     wait = replacement_wait(ws, now) if nodes.missing else 0.0
     in_use = (*nodes.selected, *nodes.awaited)
+    words = write.words
     conditions: tuple[Condition, ...]
     if failure := _launch_failure(nodes.pending):
-        conditions = (
-            write.put("MachineReady", "False", "machineFailedCreation", failure),
-            *write.no_resources(failure),
-        )
+        conditions = (write.put(words.condition, "False", words.failed, failure), *write.no_resources(failure))
     elif nodes.awaited:
         names = ", ".join(node.name for node in nodes.awaited)
         conditions = write.no_resources(f"not ready, and expected back: node {names}")
     elif wait:
-        text = f"{len(nodes.missing)} machines did not become ready; the next is asked for in {_rounded(wait)}"
-        conditions = (write.put("MachineReady", "False", "machineFailedCreation", text), *write.no_resources(text))
+        text = f"{len(nodes.missing)} {words.several} did not become ready; the next is asked for in {_rounded(wait)}"
+        conditions = (write.put(words.condition, "False", words.failed, text), *write.no_resources(text))
     else:
         lacking = ws.resource.count - len(nodes.selected)
-        conditions = (write.put("MachineReady", "Unknown", "CreateMachinePending", f"creating {lacking} machines"),)
+        text = f"creating {lacking} {words.several}"
+        if places := [f"{each.name}: {place}" for each in nodes.pending if (place := place_in_queue(each))]:
+            text += f"; {'; '.join(places[:3])}"
+        conditions = (write.put(words.condition, "Unknown", words.pending, text),)
         if find_condition(ws.status.conditions, "ResourceReady") is not None:
             text = f"{len(nodes.selected)} of {ws.resource.count} nodes are ready"
             conditions += write.no_resources(text)
     return Plan(
         write.status(*conditions, nodes=in_use),
-        machines=() if wait else tuple(machine(ws, name, disk) for name in nodes.missing),
+        claims=() if wait else tuple(claim(ws, name, disk, settings) for name in nodes.missing),
         surplus=nodes.surplus,
-        hopeless=nodes.hopeless,
         look_again=min((each for each in (nodes.patience, wait or None) if each is not None), default=None),
     )
 
@@ -271,13 +274,10 @@ def _rounded(seconds: float) -> str:
     return f"{min((step for step in steps if step >= seconds), default=3600) // 60} min at most"
 
 
-def _launch_failure(machines: Sequence[Machine]) -> str:
-    """Why one of *machines* cannot be launched, or nothing."""
-    for each in machines:
-        launched = find_condition(each.status.conditions, "MachineLaunched")
-        if launched is not None and launched.status != "True" and launched.reason not in UNDER_WAY:
-            return f"machine {each.name}: {launched.message or launched.reason}"
-    return ""
+def _launch_failure(claims: Sequence[NodeRequest]) -> str:
+    """Why one of *claims* cannot be launched, or nothing."""
+    found = next((why for each in claims if (why := why_not_launched(each)) is not None), None)
+    return f"{found.source}: {found.code}: {found.message}" if found is not None else ""
 
 
 def _serving(workload: Deployment | StatefulSet | None) -> tuple[bool, str]:

@@ -9,24 +9,25 @@ The order is Kubernetes': a pod gets its node before its images and adapters are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import get_args
 
 from kaito_api.apps import Deployment, StatefulSet
 from kaito_api.core import ContainerStatus, Node, Pod
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import NodeRequest
 from kaito_api.meta import Condition, find_condition, is_true
 from kaito_api.workspace import StageError, StageName, StageStatus, Workspace
 from kaito_ctrl.reconcilers.workspace.findings import (
     SETTLING,
     UNNOTICED,
     Finding,
-    of_machine,
+    of_claim,
     of_node,
     of_pod,
     of_workload,
+    words,
 )
 
 __all__ = ["STAGES", "Scene", "current_stage", "find_out", "look_again", "stages"]
@@ -47,9 +48,9 @@ _BUDGET: dict[StageName, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What there is around a workspace: its machines, the nodes that it uses, its workload and its pods."""
+    """What there is around a workspace: its claims, the nodes that it uses, its workload and its pods."""
 
-    machines: Sequence[Machine] = ()
+    claims: Sequence[NodeRequest] = ()
     nodes: Sequence[Node] = ()
     workload: Deployment | StatefulSet | None = None
     pods: Sequence[Pod] = ()
@@ -58,7 +59,7 @@ class Scene:
     hint: Finding | None = None
     """What may be the reason that nobody provides a node."""
     asked: int = 0
-    """Machines that are asked for in this pass."""
+    """Claims that are made in this pass."""
     loading: float = 1800.0
     """Seconds that the model may take to load."""
 
@@ -107,25 +108,25 @@ def current_stage(found: Iterable[StageStatus]) -> StageStatus | None:
 def find_out(scene: Scene, now: datetime) -> Iterable[Finding]:
     """Everything that is wrong, the earliest stage first, and of each stage the first object by name."""
     found: list[Finding | None] = [scene.problem]
-    found += [of_machine(each, now) for each in sorted(scene.machines, key=lambda each: each.name)]
+    found += [of_claim(each, now) for each in sorted(scene.claims, key=lambda each: each.name)]
     found += [of_node(each) for each in sorted(scene.nodes, key=lambda each: each.name)]
     found += [of_workload(scene.workload)] if scene.workload is not None else []
     found += [of_pod(each) for each in sorted(scene.pods, key=lambda each: each.name)]
     return sorted((each for each in found if each is not None), key=lambda each: STAGES.index(each.stage))
 
 
-def look_again(machines: Sequence[Machine], found: Sequence[StageStatus], now: datetime) -> float | None:
+def look_again(claims: Sequence[NodeRequest], found: Sequence[StageStatus], now: datetime) -> float | None:
     """Seconds until the mere passing of time makes a difference to *found*; ``None`` if it does not."""
     moments = [
         each.metadata.creation_timestamp + timedelta(seconds=UNNOTICED)
-        for each in machines
+        for each in claims
         if not each.status.conditions and each.metadata.creation_timestamp is not None
     ]
     moments += [
         joined + timedelta(seconds=SETTLING)
-        for each in machines
-        if not is_true(each.status.conditions, "MachineInitialized")
-        and (joined := _since(find_condition(each.status.conditions, "MachineRegistered"))) is not None
+        for each in claims
+        if not is_true(each.status.conditions, each.initialized)
+        and (joined := _since(find_condition(each.status.conditions, each.registered))) is not None
     ]
     moments += [each.deadline for each in found if each.name == "Serving" and each.deadline is not None]
     return min(((each - now).total_seconds() for each in moments if each > now), default=None)
@@ -171,8 +172,8 @@ def _status(
 
 
 def _counted(status: StageStatus, old: StageStatus | None, scene: Scene, now: datetime, *, served: bool) -> StageStatus:
-    """How many machines were asked for since the workspace was served last, and when the last one was."""
-    known, there = (old.attempts if old is not None else 0), len(scene.machines)
+    """How many claims were made since the workspace was served last, and when the last one was."""
+    known, there = (old.attempts if old is not None else 0), len(scene.claims)
     if served:
         return status.evolve(attempts=there)
     asked_at = now.replace(microsecond=0) if scene.asked else old.last_attempt_at if old is not None else None
@@ -198,14 +199,14 @@ def _steps(ws: Workspace, scene: Scene) -> list[_Step]:
     enough = len(scene.nodes) >= ws.resource.count
     since = resource.last_transition_time if resource is not None else made
     if enough and is_true(ws.status.conditions, "ResourceReady"):
-        steps += _machine_steps(scene.machines, since) if scene.machines else _given(since)
+        steps += _claim_steps(scene.claims, since) if scene.claims else _given(since)
     elif enough and (away := [each.name for each in scene.nodes if not is_true(each.status.conditions, "Ready")]):
         # Whoever made them may go on calling them initialized.
         steps += [*_given(since)[:3], _Step("NodeInitialized", False, None, f"node {', '.join(away)} to be back")]
-    elif scene.machines:
-        steps += _machine_steps(scene.machines, None)
+    elif scene.claims:
+        steps += _claim_steps(scene.claims, None)
     else:
-        steps += [_Step("CapacityReserved", False, None, "a machine to be asked for"), *_ahead(STAGES[3:6])]
+        steps += [_Step("CapacityReserved", False, None, "a node to be asked for"), *_ahead(STAGES[3:6])]
     steps += [_scheduled(scene), _artifacts(scene.pods), _engine(scene.pods), _serving(ws, scene)]
     return steps
 
@@ -219,20 +220,20 @@ def _ahead(names: Iterable[StageName]) -> list[_Step]:
     return [_Step(name, False) for name in names]
 
 
-_MACHINE_STEPS: tuple[tuple[StageName, str, str], ...] = (
-    ("CapacityReserved", "MachineLaunched", "the cloud to grant an instance"),
-    ("MachineLaunched", "MachineLaunched", "the instance to start"),
-    ("NodeRegistered", "MachineRegistered", "the instance to boot and its node to join"),
-    ("NodeInitialized", "MachineInitialized", "the node to be ready, with its GPUs"),
+_CLAIM_STEPS: tuple[tuple[StageName, Callable[[NodeRequest], str], str], ...] = (
+    ("CapacityReserved", lambda claim: claim.launched, "the cloud to grant an instance"),
+    ("MachineLaunched", lambda claim: claim.launched, "the instance to start"),
+    ("NodeRegistered", lambda claim: claim.registered, "the instance to boot and its node to join"),
+    ("NodeInitialized", lambda claim: claim.initialized, "the node to be ready, with its GPUs"),
 )
 
 
-def _machine_steps(machines: Sequence[Machine], ready: datetime | None) -> list[_Step]:
-    """By the slowest of *machines*; when the resources were *ready* as a whole, all of it is done."""
+def _claim_steps(claims: Sequence[NodeRequest], ready: datetime | None) -> list[_Step]:
+    """By the slowest of *claims*; when the resources were *ready* as a whole, all of it is done."""
     steps = []
-    for name, kind, waits in _MACHINE_STEPS:
-        conditions = [(each, find_condition(each.status.conditions, kind)) for each in machines]
-        missing = [_in_words(each, found) for each, found in conditions if found is None or found.status != "True"]
+    for name, kind, waits in _CLAIM_STEPS:
+        conditions = [(each, find_condition(each.status.conditions, kind(each))) for each in claims]
+        missing = [_in_words(each) for each, found in conditions if found is None or found.status != "True"]
         times = [at for _, found in conditions if (at := _since(found)) is not None]
         if missing and ready is None:
             steps.append(_Step(name, False, None, f"{waits} ({', '.join(sorted(missing))})"))
@@ -241,10 +242,10 @@ def _machine_steps(machines: Sequence[Machine], ready: datetime | None) -> list[
     return steps
 
 
-def _in_words(machine: Machine, condition: Condition | None) -> str:
-    """Which machine, and what its node still lacks."""
-    lacks = condition is not None and condition.type == "MachineInitialized" and condition.reason != "NodeNotFound"
-    return f"{machine.name}: {condition.message}" if condition is not None and lacks else machine.name
+def _in_words(claim: NodeRequest) -> str:
+    """Which claim, and what its provisioner says that it waits for."""
+    said = words(claim)
+    return f"{claim.name}: {said}" if said else claim.name
 
 
 def _since(condition: Condition | None) -> datetime | None:

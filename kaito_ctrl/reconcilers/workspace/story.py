@@ -13,10 +13,12 @@ from typing import Any, Literal
 from kaito_api.apps import Deployment, StatefulSet
 from kaito_api.core import ContainerStatus, Node, Pod
 from kaito_api.events import Event
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import NODE_REQUESTS, NodeRequest
 from kaito_api.meta import Condition, Resource, find_condition, is_true
 from kaito_api.workspace import StageStatus, Workspace
-from kaito_ctrl.reconcilers.workspace.findings import UNNOTICED, Finding, near_misses
+from kaito_ctrl.reconcilers.names import machine_name
+from kaito_ctrl.reconcilers.workspace.claims import WORDS
+from kaito_ctrl.reconcilers.workspace.findings import UNNOTICED, Finding, is_wrong, near_misses, words
 from kaito_ctrl.reconcilers.workspace.nodes import eligible
 from kaito_ctrl.reconcilers.workspace.stages import Scene, current_stage, find_out, stages
 
@@ -30,7 +32,8 @@ class World:
     """Everything that was read for one workspace."""
 
     workspace: Workspace
-    machines: Sequence[Machine] = ()
+    claims: Sequence[NodeRequest] = ()
+    """Its node requests, of whichever kind."""
     nodes: Sequence[Node] = ()
     """All nodes of the cluster."""
     workload: Deployment | StatefulSet | None = None
@@ -68,7 +71,7 @@ def explain(world: World, now: datetime) -> Explanation:
     ws = world.workspace
     used = _used(world)
     hint = near_misses(ws, world.nodes) if not used else None
-    scene = Scene(world.machines, used, world.workload, world.pods, world.problem, hint)
+    scene = Scene(world.claims, used, world.workload, world.pods, world.problem, hint)
     found = list(find_out(scene, now))
     if any(each.code == "NoProvisioner" for each in found) and hint is not None:
         found.insert(0, hint)
@@ -102,7 +105,7 @@ def _unseen(ws: Workspace, now: datetime) -> Finding | None:
 def _used(world: World) -> tuple[Node, ...]:
     """The nodes that the workspace uses, or would use."""
     ws = world.workspace
-    named = {*ws.status.worker_nodes, *(each.status.node_name for each in world.machines)}
+    named = {*ws.status.worker_nodes, *(each.status.node_name for each in world.claims)}
     return tuple(node for node in world.nodes if node.name in named or eligible(node, ws))
 
 
@@ -116,16 +119,16 @@ def _chain(world: World, used: Sequence[Node], found: Sequence[Finding]) -> Iter
         return Link(depth, what, "ok") if ok else Link(depth, what, "busy", busy)
 
     ready = is_true(ws.status.conditions, "WorkspaceReady")
-    yield link(0, str(ws), ready, _said(ws.status.conditions, "WorkspaceReady", "ResourceReady", "MachineReady"))
+    yield link(0, str(ws), ready, _said(ws.status.conditions))
     by_name = {node.name: node for node in used}
-    for machine in world.machines:
-        done = is_true(machine.status.conditions, "Ready")
-        yield link(1, str(machine), done, _said(machine.status.conditions, "Ready"))
-        node = by_name.pop(machine.status.node_name, None)
+    for claim in world.claims:
+        done = is_true(claim.status.conditions, "Ready")
+        yield link(1, str(claim), done, words(claim) or "not ready")
+        node = by_name.pop(claim.status.node_name, None)
         if node is not None:
             yield link(2, str(node), is_true(node.status.conditions, "Ready"), "not ready")
-        elif machine.status.node_name:
-            yield Link(2, f"Node {machine.status.node_name}", "missing", "is gone")
+        elif claim.status.node_name:
+            yield Link(2, f"Node {claim.status.node_name}", "missing", "is gone")
     for node in by_name.values():
         yield link(1, str(node), is_true(node.status.conditions, "Ready"), "not ready")
     if world.workload is None:
@@ -145,8 +148,9 @@ def _chain(world: World, used: Sequence[Node], found: Sequence[Finding]) -> Iter
             yield link(3, f"{pod}, container {status.name}", status.ready or ended, _container(status))
 
 
-def _said(conditions: tuple[Condition, ...], *kinds: str) -> str:
-    for kind in kinds:
+def _said(conditions: tuple[Condition, ...]) -> str:
+    """What the workspace's controller says of it, the most general first."""
+    for kind in ("WorkspaceReady", "ResourceReady", *(each.condition for each in WORDS.values())):
         found = find_condition(conditions, kind)
         if found is not None and found.status != "True":
             return found.message or found.reason
@@ -178,7 +182,7 @@ def timeline(world: World) -> tuple[Moment, ...]:
     """Everything that the objects and their events still tell, the oldest first."""
     ws = world.workspace
     used = _used(world)
-    objects: list[Resource] = [ws, *world.machines, *used, *([world.workload] if world.workload else []), *world.pods]
+    objects: list[Resource] = [ws, *world.claims, *used, *([world.workload] if world.workload else []), *world.pods]
     moments: set[Moment] = set()
     for each in objects:
         made, going = each.metadata.creation_timestamp, each.metadata.deletion_timestamp
@@ -199,12 +203,14 @@ def _conditions(obj: Resource) -> Iterator[Moment]:
     for each in conditions:
         if each.last_transition_time is None:
             continue
-        words = f"{each.type} is {each.status}" + (f" ({each.reason})" if each.reason else "")
-        told = f": {each.message}" if each.message and each.status != "True" else ""
+        said = f"{each.type} is {each.status}" + (f" ({each.reason})" if each.reason else "")
+        said += f": {each.message}" if each.message and each.status != "True" else ""
         pressure = each.type.endswith("Pressure") or each.type in ("NetworkUnavailable", "ReplicaFailure")
         wrong = each.status == ("True" if pressure else "False")
+        if isinstance(obj, NodeRequest):
+            wrong = is_wrong(obj, each)
         if not (pressure and not wrong):
-            yield Moment(each.last_transition_time, str(obj), words + told, wrong)
+            yield Moment(each.last_transition_time, str(obj), said, wrong)
 
 
 def _containers(pod: Pod) -> Iterator[Moment]:
@@ -237,13 +243,16 @@ def _about(world: World) -> Iterator[Event]:
     """The events about any of the world's objects."""
     objects: Iterable[Resource] = (
         world.workspace,
-        *world.machines,
+        *world.claims,
         *_used(world),
         *([world.workload] if world.workload is not None else ()),
         *world.pods,
     )
     known = {(each.kind, each.namespace or "", each.name) for each in objects}
     uid = world.workspace.uid
+    # A claim that the cloud had nothing for may be gone by now: Karpenter deletes it, and says why in an event alone.
+    earlier = (machine_name(uid, index) for index in range(world.workspace.resource.count + 1))
+    known |= {(kind.kind, "", name) for name in earlier for kind in NODE_REQUESTS.values()}
     # What is told of objects that are gone by now, such as earlier pods, is told under names that begin like ours.
     prefix = f"{world.workspace.name}-"
     for event in world.events:

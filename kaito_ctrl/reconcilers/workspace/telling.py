@@ -7,7 +7,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import Machine, NodeRequest
 from kaito_api.workspace import StageStatus, Workspace
 from kaito_ctrl.reconcilers.names import WORKSPACE_LABEL, WORKSPACE_NAMESPACE_LABEL
 from kaito_ctrl.reconcilers.workspace.stages import STAGES
@@ -20,9 +20,10 @@ _SECONDS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0,
 
 
 class WorkspaceMetrics:
-    """The domain's figures, in a registry of the caller's; those about machines are read off *cache*."""
+    """The domain's figures, in a registry of the caller's; those about claims, which are called machines whatever
+    their kind, are read off *cache*."""
 
-    def __init__(self, registry: CollectorRegistry, cache: Reader) -> None:
+    def __init__(self, registry: CollectorRegistry, cache: Reader, node_api: type[NodeRequest] = Machine) -> None:
         self._seconds = Histogram(
             "kaito_stage_seconds",
             "How long a workspace took for a stage",
@@ -33,10 +34,11 @@ class WorkspaceMetrics:
         self._failures = Counter(
             "kaito_stage_failures", "How often a stage came to fail, by cause", ["stage", "reason"], registry=registry
         )
+        claims = f"{node_api.kind}s"
         for name, text, read in (
             ("desired", "Nodes that all workspaces together ask for", _desired),
-            ("live", "Machines of workspaces that are there", _live),
-            ("orphaned", "Machines whose workspace is not there: it should be none", _orphaned),
+            ("live", f"{claims} of workspaces that are there", partial(_live, node_api)),
+            ("orphaned", f"{claims} whose workspace is not there: it should be none", partial(_orphaned, node_api)),
         ):
             # Read when scraped: counting at every reconcile would cost the square of the number of workspaces.
             Gauge(f"kaito_machines_{name}", text, registry=registry).set_function(partial(read, cache))
@@ -55,17 +57,17 @@ def _desired(cache: Reader) -> float:
     return sum(ws.resource.count for ws in cache.list(Workspace) if not ws.deleting)
 
 
-def _live(cache: Reader) -> float:
-    return len(_ours(cache))
+def _live(kind: type[NodeRequest], cache: Reader) -> float:
+    return len(_ours(kind, cache))
 
 
-def _orphaned(cache: Reader) -> float:
-    return sum(cache.store(Workspace).entry(key) is None for key in _ours(cache))
+def _orphaned(kind: type[NodeRequest], cache: Reader) -> float:
+    return sum(cache.store(Workspace).entry(key) is None for key in _ours(kind, cache))
 
 
-def _ours(cache: Reader) -> list[ObjectKey]:
-    """For each machine of a workspace, whose it is."""
-    labels = (machine.metadata.labels for machine in cache.list(Machine))
+def _ours(kind: type[NodeRequest], cache: Reader) -> list[ObjectKey]:
+    """For each claim of a workspace, whose it is."""
+    labels = (claim.metadata.labels for claim in cache.list(kind))
     return [
         ObjectKey(each.get(WORKSPACE_NAMESPACE_LABEL, ""), each[WORKSPACE_LABEL])
         for each in labels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from kaito_api.apps import (
@@ -43,6 +42,7 @@ from kaito_ctrl.reconcilers.names import (
 )
 from kaito_ctrl.reconcilers.workspace.nodes import required_labels
 from kaito_ctrl.reconcilers.workspace.services import PORT, headless_name, rendezvous
+from kaito_ctrl.reconcilers.workspace.settings import Settings
 from kaito_presets.images import LLAMA_FOLDER, image_for, serving_command, torchrun_command
 from kaito_presets.preset import Preset
 from kaito_presets.skus import Sku
@@ -53,16 +53,6 @@ _PROBE_PERIOD = 2
 _ADAPTERS = "/mnt/adapter"
 _COPY_ADAPTER = 'mkdir -p "$1" && cp -R /data/. "$1"'
 """Run by the shell of the adapter's own image; the folder is an argument, so nothing of it is read as shell text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the operator of kaito-ctrl decides for all workspaces."""
-
-    registry: str = "mcr.microsoft.com/aks/kaito"
-    """Where public preset images are pulled from."""
-    tuning: bool = False
-    """Whether a tuning workspace gets its nodes. Off for as long as nothing runs the job: nodes cost money."""
 
 
 def inference_workload(

@@ -44,7 +44,8 @@ def test_kubectl_finds_it_as_a_plugin() -> None:
 
 def test_crds_are_printed_for_kubectl_and_written_to_a_folder(tmp_path: Path) -> None:
     printed = list(yaml.safe_load_all(kaito("crds").stdout))
-    assert [each["metadata"]["name"] for each in printed] == ["workspaces.kaito.sh", "machines.karpenter.sh"]
+    names = ["workspaces.kaito.sh", "machines.karpenter.sh", "nodeclaims.karpenter.sh"]
+    assert [each["metadata"]["name"] for each in printed] == names
     done = kaito("crds", "--output", str(tmp_path))
     assert done.returncode == 0
     written = [yaml.safe_load(path.read_text()) for path in sorted(tmp_path.iterdir(), reverse=False)]

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from kaito_api.apps import Deployment
+from kaito_api.karpenter import NODE_REQUESTS, NodeRequest
 from kaito_api.meta import Resource
 from kaito_api.workspace import Workspace
 from kaito_ctrl.cli.local import install_crds
@@ -91,11 +92,8 @@ async def looked_at(client: Client, **conditions: str) -> None:
     await client.request("PATCH", path, body={"status": {"conditions": wire}}, headers=MERGE)
 
 
-MACHINES = [row for row in causes.MACHINES if row[2] not in ("NoProvisioner", "MachineDeleting")]
-
-
-@pytest.mark.parametrize("row", MACHINES, ids=[row[2] for row in MACHINES])
-async def test_what_keeps_a_machine_away_is_named(client: Client, row: tuple[Any, str, str, str]) -> None:
+@pytest.mark.parametrize("row", causes.CLAIMS, ids=causes.named(causes.CLAIMS))
+async def test_what_keeps_a_node_away_is_named(client: Client, row: tuple[Any, str, str, str]) -> None:
     await looked_at(client)
     await put(client, row[0])
     said = await ask(client)
@@ -103,7 +101,19 @@ async def test_what_keeps_a_machine_away_is_named(client: Client, row: tuple[Any
     assert row[3] in said["cause"]["fix"]
     if row[1] == "CapacityReserved":
         assert said["stage"]["name"] == row[1]
-        assert [link["object"] for link in said["chain"] if link["state"] == "wrong"] == ["Machine ws1"]
+        assert [link["object"] for link in said["chain"] if link["state"] == "wrong"] == [str(row[0])]
+
+
+@pytest.mark.parametrize("kind", NODE_REQUESTS.values(), ids=NODE_REQUESTS)
+async def test_a_place_in_the_clouds_queue_is_what_is_waited_for(client: Client, kind: type[NodeRequest]) -> None:
+    await looked_at(client)
+    await put(client, causes.claim(1, "False", "Throttled", "place 12 of 80, in about 12 min", kind=kind))
+    said = await ask(client)
+    assert said["cause"] is None
+    assert (said["stage"]["name"], said["stage"]["state"]) == ("CapacityReserved", "Active")
+    assert "ws1: place 12 of 80" in said["stage"]["message"]
+    [link] = [each for each in said["chain"] if each["object"] == f"{kind.kind} ws1"]
+    assert (link["state"], link["detail"]) == ("busy", "place 12 of 80, in about 12 min")
 
 
 @pytest.mark.parametrize("row", causes.PODS, ids=[row[2] for row in causes.PODS])
@@ -171,7 +181,7 @@ async def test_one_that_is_not_there_is_an_error_that_says_which_are(client: Cli
 
 async def test_the_timeline_of_a_cluster_can_be_read_by_people_and_programs(client: Client) -> None:
     await looked_at(client)
-    await put(client, causes.MACHINES[1][0])
+    await put(client, causes.CLAIMS[0][0])
     moments = timeline(await read_world(client, KEY, RULES))
     out = io.StringIO()
     print_timeline(moments, Console(file=out, width=100), as_json=True)

@@ -9,23 +9,36 @@ import pytest
 
 from kaito_api.apps import Deployment
 from kaito_api.core import Node, Pod
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import Machine, NodeClaim, NodeRequest
 from kaito_api.workspace import Workspace
-from kaito_ctrl.reconcilers.workspace.findings import Finding, near_misses, of_machine, of_node, of_pod, of_workload
+from kaito_ctrl.reconcilers.workspace.findings import Finding, near_misses, of_claim, of_node, of_pod, of_workload
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
-def machine(kind: str = "", status: str = "Unknown", reason: str = "", message: str = "", **more: Any) -> Machine:
-    """One whose conditions are true up to *kind*."""
-    order = ("MachineLaunched", "MachineRegistered", "MachineInitialized")
-    conditions = [{"type": each, "status": "True"} for each in order[: order.index(kind)]] if kind else []
-    if kind:
-        conditions.append({"type": kind, "status": status, "reason": reason, "message": message})
+def claim(
+    step: int = 0,
+    status: str = "Unknown",
+    reason: str = "",
+    message: str = "",
+    *,
+    kind: type[NodeRequest] = Machine,
+    **metadata: Any,
+) -> NodeRequest:
+    """One that got through *step* - 1 of: 1 launched, 2 registered, 3 initialized. At 0 nobody has looked at it."""
+    order, earlier = (kind.launched, kind.registered, kind.initialized), (NOW - timedelta(minutes=4)).isoformat()
+    conditions = [{"type": each, "status": "True", "lastTransitionTime": earlier} for each in order[: max(step - 1, 0)]]
+    if step:
+        last = {"type": order[step - 1], "status": status, "reason": reason, "message": message}
+        conditions.append({**last, "lastTransitionTime": earlier})
     created = (NOW - timedelta(minutes=5)).isoformat()
-    return Machine.model_validate(
+    spec: dict[str, Any] = {"requirements": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}
+    if kind is NodeClaim:
+        spec["nodeClassRef"] = {"group": "kaito.sh", "kind": "KaitoNodeClass", "name": "default"}
+    return kind.model_validate(
         {
-            "metadata": {"name": "ws1", "creationTimestamp": created, **more},
+            "metadata": {"name": "ws1", "creationTimestamp": created, **metadata},
+            "spec": spec,
             "status": {"conditions": conditions, "nodeName": "n1"},
         }
     )
@@ -73,79 +86,92 @@ def node(**more: Any) -> Node:
     return Node.model_validate({"metadata": {"name": "n1", **more.pop("metadata", {})}, "status": status, **more})
 
 
-MACHINES: list[tuple[Machine, str, str, str]] = [
-    (machine(), "CapacityReserved", "NoProvisioner", "kaito-ctrl run"),
-    (machine("MachineLaunched", "Unknown", "QuotaExceeded", "0 of 6"), "CapacityReserved", "QuotaExceeded", "quota"),
+UNAVAILABLE = "all requested instance types were unavailable during launch"
+NO_RIGHT = "AuthorizationFailed: the client has no authorization"
+REFUSALS: list[tuple[str, str, str, str]] = [
+    ("QuotaExceeded", "0 of 6; ask for more", "QuotaExceeded", "quota"),
+    ("InsufficientCapacity", f"{UNAVAILABLE}: a: none; wait", "InsufficientCapacity", "another instance type"),
+    ("UnknownInstanceType", "no such size", "UnknownInstanceType", "offers"),
+    ("Unauthorized", "no role assignment", "Unauthorized", "identity"),
+    ("Conflict", "the cluster is being upgraded", "Conflict", "wait"),
+    ("InvalidRequest", "a disk of 3 bytes", "InvalidRequest", "correct what the message names"),
+    ("CloudUnavailable", "503", "CloudUnavailable", "repeated"),
+    ("NodeClassNotReady", "", "NodeClassNotReady", "kubectl describe"),
+    # What Karpenter's own providers and gpu-provisioner write.
+    ("LaunchFailed", UNAVAILABLE, "InsufficientCapacity", "another instance type"),
+    ("LaunchFailed", "ZonalAllocationFailed: zone 1", "InsufficientCapacity", "another instance type"),
+    ("LaunchFailed", "Operation could not be completed: Quota exceeded", "QuotaExceeded", "quota"),
     (
-        machine("MachineLaunched", "Unknown", "InsufficientCapacity", "none left"),
-        "CapacityReserved",
-        "InsufficientCapacity",
-        "another instance type",
-    ),
-    (
-        machine("MachineLaunched", "False", "x", "all requested instance types were unavailable during launch"),
-        "CapacityReserved",
-        "InsufficientCapacity",
-        "another instance type",
-    ),
-    (
-        machine("MachineLaunched", "False", "LaunchFailed", "Operation could not be completed: Quota exceeded"),
-        "CapacityReserved",
-        "QuotaExceeded",
-        "quota",
-    ),
-    (
-        machine("MachineLaunched", "False", "UnknownInstanceType", "no such size"),
-        "CapacityReserved",
+        "LaunchFailed",
+        "The VM size of X is not allowed in your subscription in location",
         "UnknownInstanceType",
         "offers",
     ),
-    (machine("MachineLaunched", "Unknown", "Throttled", "429"), "CapacityReserved", "Throttled", "nothing"),
-    (
-        machine("MachineLaunched", "False", "LaunchFailed", "AuthorizationFailed: the client has no authorization"),
-        "CapacityReserved",
-        "Unauthorized",
-        "identity",
-    ),
-    (
-        machine("MachineRegistered", "False", "MultipleNodesFound", "several nodes"),
-        "NodeRegistered",
-        "MultipleNodesFound",
-        "delete",
-    ),
-    (
-        machine("MachineInitialized", "Unknown", "ResourceNotRegistered", "nvidia.com/gpu"),
-        "NodeInitialized",
-        "ResourceNotRegistered",
-        "device plug-in",
-    ),
-    (
-        machine("MachineInitialized", "Unknown", "NodeNotReady", "NotReady"),
-        "NodeInitialized",
-        "NodeNotReady",
-        "kubectl describe node n1",
-    ),
-    (
-        machine("MachineInitialized", "Unknown", "StartupTaintsExist", "taint"),
-        "NodeInitialized",
-        "StartupTaintsExist",
-        "take the taint off",
-    ),
-    (
-        machine("MachineLaunched", "True", deletionTimestamp="2026-01-01T11:59:00Z"),
-        "MachineLaunched",
-        "MachineDeleting",
-        "another one",
-    ),
+    ("LaunchFailed", "429: too many requests", "Throttled", "nothing"),
+    ("LaunchFailed", NO_RIGHT, "Unauthorized", "identity"),
+    ("LaunchFailed", "creating instance failed", "LaunchFailed", "provisioner's log"),
 ]
+SPELLINGS: list[tuple[type[NodeRequest], str]] = [
+    (kind, status) for kind in (Machine, NodeClaim) for status in ("Unknown", "False")
+]
+CLAIMS: list[tuple[NodeRequest, str, str, str]] = [
+    (claim(1, status, reason, message, kind=kind), "CapacityReserved", code, fix)
+    for kind, status in SPELLINGS
+    for reason, message, code, fix in REFUSALS
+]
+for _kind, _status in SPELLINGS:
+    CLAIMS += [
+        (
+            claim(2, _status, "MultipleNodesFound", "several nodes", kind=_kind),
+            "NodeRegistered",
+            "MultipleNodesFound",
+            "delete",
+        ),
+        (claim(2, _status, "Odd", "a hook", kind=_kind), "NodeRegistered", "Odd", f"describe {_kind.kind.lower()} ws1"),
+        (
+            claim(3, _status, "ResourceNotRegistered", "nvidia.com/gpu", kind=_kind),
+            "NodeInitialized",
+            "ResourceNotRegistered",
+            "device plug-in",
+        ),
+        (
+            claim(3, _status, "NodeNotReady", "NotReady", kind=_kind),
+            "NodeInitialized",
+            "NodeNotReady",
+            "kubectl describe node n1",
+        ),
+        (
+            claim(3, _status, "StartupTaintsExist", "taint", kind=_kind),
+            "NodeInitialized",
+            "StartupTaintsExist",
+            "take the taint off",
+        ),
+        (claim(3, _status, "Odd", "", kind=_kind), "NodeInitialized", "Odd", "kubectl describe node n1"),
+    ]
 
 
-@pytest.mark.parametrize(("seen", "stage", "code", "fix"), MACHINES, ids=[row[2] for row in MACHINES])
-def test_why_a_machine_is_not_there(seen: Machine, stage: str, code: str, fix: str) -> None:
-    found = of_machine(seen, NOW)
+def named(rows: list[tuple[NodeRequest, str, str, str]]) -> list[str]:
+    return [f"{row[0].kind} {row[0].status.conditions[-1].status} {row[2]}" for row in rows]
+
+
+@pytest.mark.parametrize(("seen", "stage", "code", "fix"), CLAIMS, ids=named(CLAIMS))
+def test_why_a_node_is_not_there(seen: NodeRequest, stage: str, code: str, fix: str) -> None:
+    found = of_claim(seen, NOW)
     assert found is not None
     assert (found.stage, found.code) == (stage, code)
     assert fix in found.fix
+
+
+@pytest.mark.parametrize("kind", [Machine, NodeClaim])
+def test_a_claim_that_nobody_serves_and_one_that_is_going_are_called_by_their_kind(kind: type[NodeRequest]) -> None:
+    alone = of_claim(claim(kind=kind), NOW)
+    assert alone is not None
+    assert (alone.stage, alone.code) == ("CapacityReserved", "NoProvisioner")
+    assert f"a provisioner for {kind.kind}s: kaito-ctrl run" in alone.fix
+    going = of_claim(claim(1, "True", kind=kind, deletionTimestamp="2026-01-01T11:59:00Z"), NOW)
+    assert going is not None
+    assert (going.stage, going.code, going.source) == ("MachineLaunched", f"{kind.kind}Deleting", f"{kind.kind} ws1")
+    assert "another one" in going.fix
 
 
 PODS: list[tuple[Pod, str, str, str]] = [
@@ -248,12 +274,25 @@ def test_why_a_node_does_not_carry_it(seen: Node, code: str) -> None:
     assert found.fix
 
 
+@pytest.mark.parametrize(("kind", "status"), SPELLINGS)
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        *((1, reason) for reason in ("", "AwaitingReconciliation", "Launching", "Throttled")),
+        *((2, reason) for reason in ("", "AwaitingReconciliation", "NodeNotFound", "MachineNotLaunched")),
+        *((3, reason) for reason in ("", "AwaitingReconciliation", "NodeNotFound", "MachineNotLaunched")),
+    ],
+)
+def test_a_claim_that_is_under_way_is_no_finding_whatever_its_status_says(
+    kind: type[NodeRequest], status: str, step: int, reason: str
+) -> None:
+    assert of_claim(claim(step, status, reason, "in a minute", kind=kind), NOW) is None
+
+
 def test_what_is_only_busy_is_no_finding() -> None:
-    young = machine().metadata.evolve(creation_timestamp=NOW - timedelta(seconds=5))
-    assert of_machine(machine().evolve(metadata=young), NOW) is None
-    assert of_machine(machine("MachineLaunched", "Unknown", "Launching", "making one"), NOW) is None
-    assert of_machine(machine("MachineRegistered", "Unknown", "NodeNotFound"), NOW) is None
-    assert of_machine(machine("MachineInitialized", "True"), NOW) is None
+    young = claim().metadata.evolve(creation_timestamp=NOW - timedelta(seconds=5))
+    assert of_claim(claim().evolve(metadata=young), NOW) is None
+    assert of_claim(claim(3, "True"), NOW) is None
     assert of_node(node()) is None
     assert of_pod(waiting("ContainerCreating")) is None
     assert of_pod(waiting("PodInitializing")) is None
@@ -282,7 +321,7 @@ def test_a_selector_that_nearly_matches_is_pointed_out(labels: dict[str, str], h
 
 
 def test_every_finding_can_be_acted_on() -> None:
-    found: list[Finding | None] = [of_machine(row[0], NOW) for row in MACHINES]
+    found: list[Finding | None] = [of_claim(row[0], NOW) for row in CLAIMS]
     found += [of_pod(row[0]) for row in PODS]
     assert all(each is not None and each.fix and each.message and each.source for each in found)
 

@@ -110,7 +110,8 @@ async def test_a_refusing_cloud_is_not_hurried(world: World, text: str | None) -
     await apply(world)
 
     async def shown() -> bool:
-        found = await world.condition("WorkspaceReady")
+        # To be told to come back later is no refusal: it is what is waited for.
+        found = await world.condition("WorkspaceReady" if text else "MachineReady")
         return found is not None and (text or "request") in found.message
 
     await world.until(shown)

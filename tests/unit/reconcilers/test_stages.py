@@ -199,6 +199,6 @@ def test_a_node_that_has_just_joined_is_awaited_and_not_complained_about() -> No
 
     found = stages(workspace(), scene(100), NOW)
     assert (found[5].state, found[5].message) == ("Active", "the node to be ready, with its GPUs (ws1: no GPU yet)")
-    assert look_again(scene(100).machines, found, NOW) == 80.0
+    assert look_again(scene(100).claims, found, NOW) == 80.0
     assert stages(workspace(), scene(180), NOW)[5].state == "Failed"
-    assert look_again(scene(180).machines, (), NOW) is None
+    assert look_again(scene(180).claims, (), NOW) is None

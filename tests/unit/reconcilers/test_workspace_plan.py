@@ -9,7 +9,7 @@ import pytest
 
 from kaito_api.apps import Deployment, DeploymentStatus, StatefulSet
 from kaito_api.core import Node, Service
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import NODE_REQUESTS, Machine, NodeClaim, NodeClassRef, NodeRequest
 from kaito_api.meta import find_condition
 from kaito_api.workspace import Workspace
 from kaito_ctrl.reconcilers.diff import covers, is_applied, stamped
@@ -58,8 +58,8 @@ def machine(name: str, *, node_name: str = "", reason: str = "Launching", messag
     )
 
 
-def plan(ws: Workspace, **seen: Any) -> Plan:
-    return plan_workspace(ws, Observed(**seen), CATALOGUE, SKUS, Settings(), NOW)
+def plan(ws: Workspace, settings: Settings | None = None, /, **seen: Any) -> Plan:
+    return plan_workspace(ws, Observed(**seen), CATALOGUE, SKUS, settings or Settings(), NOW)
 
 
 def status_of(made: Plan) -> dict[str, str]:
@@ -68,7 +68,7 @@ def status_of(made: Plan) -> dict[str, str]:
 
 def test_without_nodes_a_machine_is_asked_for_and_the_columns_stay_empty() -> None:
     made = plan(workspace())
-    assert [each.name for each in made.machines] == [machine_name("u1", 0)]
+    assert [each.name for each in made.claims] == [machine_name("u1", 0)]
     assert made.apply == ()
     assert status_of(made) == {"MachineReady": "Unknown"}
     pending = find_condition(made.status.conditions, "MachineReady")
@@ -78,7 +78,7 @@ def test_without_nodes_a_machine_is_asked_for_and_the_columns_stay_empty() -> No
 
 
 def test_the_machine_is_what_kaito_writes() -> None:
-    wire = plan(workspace()).machines[0].to_wire()
+    wire = plan(workspace()).claims[0].to_wire()
     assert wire["metadata"]["labels"] == {
         "apps": "phi-3",
         "accelerator": "nvidia",
@@ -97,6 +97,122 @@ def test_the_machine_is_what_kaito_writes() -> None:
     }
 
 
+NODECLAIMS = Settings(node_api=NodeClaim)
+
+
+def test_the_node_claim_is_what_kaito_writes_today_and_lives_for_ever() -> None:
+    [made] = plan(workspace(), NODECLAIMS).claims
+    assert isinstance(made, NodeClaim)
+    wire = made.to_wire()
+    assert wire["metadata"] == {
+        "name": machine_name("u1", 0),
+        "labels": {
+            "apps": "phi-3",
+            "accelerator": "nvidia",
+            "karpenter.sh/nodepool": "kaito",
+            "kaito.sh/workspace": "ws",
+            "kaito.sh/workspacenamespace": "default",
+        },
+        "annotations": {"karpenter.sh/do-not-disrupt": "true"},
+    }
+    assert wire["spec"] == {
+        "nodeClassRef": {"group": "kaito.sh", "kind": "KaitoNodeClass", "name": "default"},
+        "requirements": [
+            {"key": "karpenter.sh/nodepool", "operator": "In", "values": ["kaito"]},
+            {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["Standard_NC6s_v3"]},
+            {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]},
+            {"key": "karpenter.azure.com/sku-name", "operator": "In", "values": ["Standard_NC6s_v3"]},
+        ],
+        "taints": [{"key": "sku", "value": "gpu", "effect": "NoSchedule"}],
+        "resources": {"requests": {"storage": "50Gi"}},
+        "expireAfter": "Never",
+    }
+
+
+def test_a_node_claim_asks_for_a_disk_even_where_the_model_does_not_say_how_large() -> None:
+    template = {"spec": {"containers": [{"name": "c", "image": "i"}]}}
+    [made] = plan(workspace(inference={"template": template}), NODECLAIMS).claims
+    assert made.spec.resources.requests == {"storage": "1024Gi"}
+    [machine] = plan(workspace(inference={"template": template})).claims
+    assert machine.spec.resources.requests == {"storage": "0"}
+
+
+def test_a_node_claim_of_another_clouds_class_requires_nothing_of_azures() -> None:
+    aws = NodeClassRef(group="karpenter.k8s.aws", kind="EC2NodeClass", name="default")
+    [made] = plan(workspace(), Settings(node_api=NodeClaim, node_class=aws)).claims
+    assert isinstance(made, NodeClaim)
+    assert made.spec.node_class_ref == aws
+    assert not [each.key for each in made.spec.requirements if "azure" in each.key]
+
+
+@pytest.mark.parametrize("kind", NODE_REQUESTS.values(), ids=NODE_REQUESTS)
+def test_the_image_family_that_a_workspace_asks_for_is_handed_on(kind: type[NodeRequest]) -> None:
+    annotations = {"kaito.sh/node-image-family": "azurelinux", "mine": "1"}
+    ws = workspace(metadata={"name": "ws", "namespace": "default", "uid": "u1", "annotations": annotations})
+    [made] = plan(ws, Settings(node_api=kind)).claims
+    assert made.metadata.annotations["kaito.sh/node-image-family"] == "azurelinux"
+    assert "mine" not in made.metadata.annotations
+
+
+@pytest.mark.parametrize(
+    ("settings", "condition", "pending", "text", "installed"),
+    [
+        (Settings(), "MachineReady", "CreateMachinePending", "creating 2 machines", "machines plugins"),
+        (NODECLAIMS, "NodeClaimReady", "CreateNodeClaimPending", "creating 2 nodeClaims", "nodeClaim plugins"),
+    ],
+    ids=NODE_REQUESTS,
+)
+def test_each_kind_is_spoken_of_as_kaito_does(
+    settings: Settings, condition: str, pending: str, text: str, installed: str
+) -> None:
+    ws = workspace(resource={"count": 2})
+    found = find_condition(plan(ws, settings).status.conditions, condition)
+    assert found is not None
+    assert (found.status, found.reason, found.message) == ("Unknown", pending, text)
+    found = find_condition(plan(ws, settings, nodes=[node("n1"), node("n2")]).status.conditions, condition)
+    assert found is not None
+    assert (found.status, found.reason) == ("True", "installNodePluginsSuccess")
+    assert found.message == f"{installed} have been installed successfully"
+
+
+def test_what_was_said_of_machines_goes_when_node_claims_take_their_place() -> None:
+    before = plan(workspace(), claims=[machine("wsa")]).status
+    after = plan(workspace(status=before.to_wire()), NODECLAIMS)
+    assert status_of(after) == {"NodeClaimReady": "Unknown"}
+
+
+@pytest.mark.parametrize("kind", NODE_REQUESTS.values(), ids=NODE_REQUESTS)
+@pytest.mark.parametrize("status", ["Unknown", "False"])
+def test_why_the_cloud_refuses_is_in_every_condition_and_stage_whichever_way_it_is_spelled(
+    kind: type[NodeRequest], status: str
+) -> None:
+    text = "the quota of 6 for NCv3 is used up; ask for more"
+    condition = {"type": kind.launched, "status": status, "reason": "QuotaExceeded", "message": text}
+    refused = kind.model_validate({"metadata": {"name": "wsa"}, "status": {"conditions": [condition]}})
+    made = plan(workspace(), Settings(node_api=kind), claims=[refused])
+    for name in (f"{kind.kind}Ready", "ResourceReady", "WorkspaceReady"):
+        found = find_condition(made.status.conditions, name)
+        assert found is not None
+        assert (found.status, found.message) == ("False", f"{kind.kind} wsa: QuotaExceeded: {text}")
+    stage = next(each for each in made.status.stages if each.state == "Failed")
+    assert (stage.name, stage.message) == ("CapacityReserved", f"{kind.kind} wsa: {text}")
+    assert "ask the cloud for more quota" in (stage.next_action or "")
+
+
+@pytest.mark.parametrize("kind", NODE_REQUESTS.values(), ids=NODE_REQUESTS)
+@pytest.mark.parametrize("status", ["Unknown", "False"])
+def test_a_place_in_the_clouds_queue_is_progress_and_no_failure(kind: type[NodeRequest], status: str) -> None:
+    text = "place 12 of 80, in about 12 min"
+    condition = {"type": kind.launched, "status": status, "reason": "Throttled", "message": text}
+    queued = kind.model_validate({"metadata": {"name": "wsa"}, "status": {"conditions": [condition]}})
+    made = plan(workspace(), Settings(node_api=kind), claims=[queued])
+    assert status_of(made) == {f"{kind.kind}Ready": "Unknown"}
+    [said] = made.status.conditions
+    assert said.message.endswith(f"wsa: {text}")
+    stage = next(each for each in made.status.stages if each.state == "Active")
+    assert (stage.name, stage.message) == ("CapacityReserved", f"the cloud to grant an instance (wsa: {text})")
+
+
 def test_machine_names_are_those_of_an_aks_pool_and_follow_from_the_uid() -> None:
     name = machine_name("u1", 0)
     assert len(name) == 11
@@ -106,18 +222,18 @@ def test_machine_names_are_those_of_an_aks_pool_and_follow_from_the_uid() -> Non
 
 
 def test_a_machine_on_its_way_is_not_asked_for_again() -> None:
-    assert plan(workspace(), machines=[machine(machine_name("u1", 0))]).machines == ()
+    assert plan(workspace(), claims=[machine(machine_name("u1", 0))]).claims == ()
 
 
 def test_all_missing_machines_are_asked_for_at_once_under_free_names() -> None:
     taken = machine(machine_name("u1", 0))
-    made = plan(workspace(resource={"count": 3}), machines=[taken])
-    assert [each.name for each in made.machines] == [machine_name("u1", 1), machine_name("u1", 2)]
+    made = plan(workspace(resource={"count": 3}), claims=[taken])
+    assert [each.name for each in made.claims] == [machine_name("u1", 1), machine_name("u1", 2)]
 
 
 def test_with_its_node_ready_the_service_and_the_deployment_follow() -> None:
     made = plan(workspace(), nodes=[node("n1")])
-    assert made.machines == ()
+    assert made.claims == ()
     assert [each.kind for each in made.apply] == ["Service", "Deployment"]
     assert status_of(made) == {"MachineReady": "True", "ResourceReady": "True"}
     assert made.status.worker_nodes == ("n1",)
@@ -169,41 +285,41 @@ def served() -> Workspace:
 def test_a_node_that_falls_silent_is_awaited_before_it_is_replaced() -> None:
     silent = node("n1", ready="Unknown", since=NOW - timedelta(seconds=100))
     waiting = plan(served(), nodes=[silent], workload=deployment(0))
-    assert waiting.machines == ()
+    assert waiting.claims == ()
     assert waiting.look_again == 200
     assert {status_of(waiting)[kind] for kind in ("ResourceReady", "InferenceReady", "WorkspaceReady")} == {"False"}
     assert waiting.status.worker_nodes == ("n1",)
     gone = node("n1", ready="Unknown", since=NOW - timedelta(seconds=301))
     replaced = plan(served(), nodes=[gone], workload=deployment(0))
-    assert len(replaced.machines) == 1
+    assert len(replaced.claims) == 1
 
 
 def test_a_cordoned_node_is_kept_but_not_taken() -> None:
-    assert plan(served(), nodes=[node("n1", cordoned=True)], workload=deployment(1)).machines == ()
-    assert len(plan(workspace(), nodes=[node("n1", cordoned=True)]).machines) == 1
+    assert plan(served(), nodes=[node("n1", cordoned=True)], workload=deployment(1)).claims == ()
+    assert len(plan(workspace(), nodes=[node("n1", cordoned=True)]).claims) == 1
 
 
 def test_a_machine_that_is_not_needed_any_more_is_given_back_unless_it_has_a_node() -> None:
     booting, joined = machine("wsa"), machine("wsb", node_name="n2")
-    made = plan(served(), nodes=[node("n1")], machines=[booting, joined], workload=deployment(1))
+    made = plan(served(), nodes=[node("n1")], claims=[booting, joined], workload=deployment(1))
     assert [each.name for each in made.surplus] == ["wsa"]
 
 
 def test_a_machine_whose_node_is_seen_before_its_status_is_not_given_back() -> None:
     labels = {"kaito.sh/workspace": "ws", "kaito.sh/workspacenamespace": "default", "karpenter.sh/initialized": "true"}
-    made = plan(workspace(), nodes=[node("n1", **labels)], machines=[machine("wsa")])
+    made = plan(workspace(), nodes=[node("n1", **labels)], claims=[machine("wsa")])
     assert made.surplus == ()
     assert made.status.worker_nodes == ("n1",)
 
 
 def test_a_launch_under_way_is_no_failure() -> None:
-    made = plan(workspace(), machines=[machine("ws1", message="the cloud is making one")])
+    made = plan(workspace(), claims=[machine("ws1", message="the cloud is making one")])
     assert status_of(made) == {"MachineReady": "Unknown"}
 
 
 def test_what_the_server_refuses_is_said_in_the_status() -> None:
     made = plan(workspace(), nodes=[node("n1")])
-    status = refused(workspace(), made, made.apply[1], "spec.template: Invalid value", NOW)
+    status = refused(workspace(), made, made.apply[1], "spec.template: Invalid value", Settings(), NOW)
     shown = find_condition(status.conditions, "WorkspaceReady")
     assert shown is not None
     assert shown.message == "Deployment default/ws was refused: spec.template: Invalid value"
@@ -211,7 +327,7 @@ def test_what_the_server_refuses_is_said_in_the_status() -> None:
 
 def test_a_refusal_of_the_cloud_is_shown_on_the_workspace() -> None:
     made = plan(
-        workspace(), machines=[machine("ws1", reason="QuotaExceeded", message="the quota is used up; ask for more")]
+        workspace(), claims=[machine("ws1", reason="QuotaExceeded", message="the quota is used up; ask for more")]
     )
     shown = find_condition(made.status.conditions, "WorkspaceReady")
     assert shown is not None
@@ -253,6 +369,13 @@ def test_a_converged_workspace_gives_the_same_plan_again() -> None:
             (),
             ["node3"],
         ),
+        (
+            [node("node1"), node("node3", **{"karpenter.sh/nodepool": "kaito", "karpenter.sh/initialized": "true"})],
+            1,
+            (),
+            (),
+            ["node3"],
+        ),
     ],
 )
 def test_which_nodes_are_taken(
@@ -270,6 +393,8 @@ def test_which_nodes_are_taken(
         node("n", **{"node.kubernetes.io/instance-type": "Standard_D2"}),
         node("n", **{"kaito.sh/workspace": "other", "kaito.sh/workspacenamespace": "default"}),
         node("n", **{"kaito.sh/machine-type": "gpu"}),
+        node("n", **{"karpenter.sh/provisioner-name": "default"}),
+        node("n", **{"karpenter.sh/nodepool": "kaito"}),
         node("n", apps="other"),
     ],
 )
@@ -281,7 +406,7 @@ def test_a_service_that_is_somebody_elses_is_left_alone_and_named() -> None:
     foreign = Service.model_validate({"metadata": {"name": "ws", "namespace": "default", "uid": "x"}})
     made = plan(workspace(), nodes=[node("n1")], services=[foreign])
     assert made.apply == ()
-    assert made.machines == ()
+    assert made.claims == ()
     shown = find_condition(made.status.conditions, "WorkspaceReady")
     assert shown is not None
     assert "not this workspace's" in shown.message
@@ -464,7 +589,7 @@ def test_machines_that_never_become_ready_are_replaced_ever_more_rarely(
     attempts: int, minutes_ago: float, wait: float
 ) -> None:
     made = plan(workspace(status=asked(attempts, minutes_ago)))
-    assert len(made.machines) == (0 if wait else 1)
+    assert len(made.claims) == (0 if wait else 1)
     assert (made.look_again or 0) == pytest.approx(wait)
 
 
@@ -473,31 +598,9 @@ def test_asking_is_counted_and_serving_starts_the_count_anew() -> None:
     stage = next(each for each in first.status.stages if each.name == "CapacityReserved")
     assert (stage.attempts, stage.last_attempt_at) == (2, NOW)
     known = workspace(resource={"count": 2}, status=first.status.to_wire())
-    lost = plan(known, machines=[machine(machine_name("u1", 0))])
+    lost = plan(known, claims=[machine(machine_name("u1", 0))])
     stage = next(each for each in lost.status.stages if each.name == "CapacityReserved")
     assert stage.attempts == 3
-
-
-def test_a_node_that_never_becomes_usable_has_its_machine_given_up() -> None:
-    def stuck(minutes: float) -> Machine:
-        since = (NOW - timedelta(minutes=minutes)).isoformat()
-        conditions = [
-            {"type": "MachineLaunched", "status": "True"},
-            {"type": "MachineRegistered", "status": "True", "lastTransitionTime": since},
-            {"type": "MachineInitialized", "status": "Unknown", "reason": "ResourceNotRegistered"},
-        ]
-        return Machine.model_validate(
-            {
-                "metadata": {"name": machine_name("u1", 0)},
-                "status": {"nodeName": "n9", "conditions": conditions},
-            }
-        )
-
-    waiting = plan(workspace(status=asked(1, 40)), machines=[stuck(10)])
-    assert (waiting.hopeless, waiting.machines) == ((), ())
-    given_up = plan(workspace(status=asked(1, 40)), machines=[stuck(31)])
-    assert [each.name for each in given_up.hopeless] == [machine_name("u1", 0)]
-    assert [each.name for each in given_up.machines] == [machine_name("u1", 1)]
 
 
 INITIALIZED = {
@@ -508,23 +611,44 @@ INITIALIZED = {
 }
 
 
-def test_a_machine_whose_node_stays_away_is_given_up_whatever_its_provisioner_says_of_it() -> None:
-    # To Karpenter, what was initialized once is so for ever.
-    conditions = [{"type": kind, "status": "True"} for kind in ("MachineRegistered", "MachineInitialized", "Ready")]
-    lost = Machine.model_validate(
-        {"metadata": {"name": machine_name("u1", 0)}, "status": {"nodeName": "n1", "conditions": conditions}}
+def held(*done: str, kind: type[NodeRequest] = Machine, **metadata: Any) -> NodeRequest:
+    """A claim whose node is n1, a week after it has done these steps."""
+    since = (NOW - timedelta(days=7)).isoformat()
+    conditions = [{"type": getattr(kind, each), "status": "True", "lastTransitionTime": since} for each in done]
+    return kind.model_validate(
+        {
+            "metadata": {"name": machine_name("u1", 0), **metadata},
+            "status": {"nodeName": "n1", "conditions": conditions},
+        }
     )
 
-    def away(seconds: float, ws: Workspace) -> Plan:
-        silent = node("n1", ready="Unknown", since=NOW - timedelta(seconds=seconds), **INITIALIZED)
-        return plan(ws, nodes=[silent], machines=[lost], workload=deployment(0))
 
+@pytest.mark.parametrize("kind", NODE_REQUESTS.values(), ids=NODE_REQUESTS)
+def test_a_claimed_node_that_is_silent_is_awaited_for_as_long_as_its_claim_is_there(kind: type[NodeRequest]) -> None:
+    silent = node("n1", ready="Unknown", since=NOW - timedelta(days=6), **INITIALIZED)
+    claim = held("launched", "registered", "initialized", kind=kind)
+    settings = Settings(node_api=kind)
     for ws in (served(), workspace()):  # in use, or not yet
-        waiting = away(100, ws)
-        assert (waiting.machines, waiting.hopeless, waiting.look_again) == ((), (), 200)
-        given_up = away(301, ws)
-        assert [each.name for each in given_up.hopeless] == [machine_name("u1", 0)]
-        assert [each.name for each in given_up.machines] == [machine_name("u1", 1)]
+        waiting = plan(ws, settings, nodes=[silent], claims=[claim], workload=deployment(0))
+        assert (waiting.claims, waiting.surplus, waiting.look_again) == ((), (), None)
+    said = find_condition(plan(served(), settings, nodes=[silent], claims=[claim]).status.conditions, "ResourceReady")
+    assert said is not None
+    assert said.message == "not ready, and expected back: node n1"
+
+
+def test_when_its_provisioner_gives_a_silent_node_up_another_one_is_asked_for_at_once() -> None:
+    silent = node("n1", ready="Unknown", since=NOW - timedelta(seconds=10), **INITIALIZED)
+    going = held("launched", "registered", "initialized", deletionTimestamp="2026-01-01T00:00:00Z")
+    # Its claim is on its way out; the node is not yet.
+    for claims in ([going], []):
+        made = plan(served(), nodes=[silent], claims=claims, workload=deployment(0))
+        assert [each.name for each in made.claims] == ([machine_name("u1", 1)] if claims else [])
+        assert made.look_again == (None if claims else 290), "who has made it nobody can tell: as a user's own"
+
+
+def test_a_node_that_never_becomes_usable_is_its_provisioners_to_give_up() -> None:
+    made = plan(workspace(status=asked(1, 40)), claims=[held("launched", "registered")])
+    assert (made.claims, made.surplus, made.look_again) == ((), (), None)
 
 
 TUNING = {
@@ -540,7 +664,7 @@ TUNING = {
 
 def test_a_tuning_workspace_costs_nothing_while_nothing_runs_its_job() -> None:
     made = plan(workspace(**TUNING), nodes=[node("n1")])
-    assert (made.machines, made.apply) == ((), ())
+    assert (made.claims, made.apply) == ((), ())
     ready = find_condition(made.status.conditions, "WorkspaceReady")
     assert ready is not None
     assert "does not tune them yet" in ready.message
@@ -554,8 +678,8 @@ def test_a_tuning_workspace_gets_its_nodes_as_any_other_with_the_disk_that_tunin
     preset = CATALOGUE.get("phi-3-mini-128k-instruct")
     assert preset is not None
     assert preset.tuning is not None
-    [asked] = made.machines
+    [asked] = made.claims
     assert asked.spec.resources.requests == {"storage": preset.tuning.disk}
     there = tune(nodes=[node("n1")])
-    assert (there.machines, there.apply, there.status.worker_nodes) == ((), (), ("n1",))
+    assert (there.claims, there.apply, there.status.worker_nodes) == ((), (), ("n1",))
     assert status_of(there) == {"MachineReady": "True", "ResourceReady": "True", "WorkspaceReady": "False"}

@@ -137,7 +137,7 @@ def plan(raw: dict[str, Any], seen: Observed, now: datetime = NOW, **status: Any
 
 def text(made: Plan) -> bytes:
     return encode_json(
-        [made.status.to_wire(), [each.to_wire() for each in (*made.machines, *made.apply)], made.look_again]
+        [made.status.to_wire(), [each.to_wire() for each in (*made.claims, *made.apply)], made.look_again]
     )
 
 
@@ -152,7 +152,7 @@ def test_one_is_refused_with_a_path_and_a_fix_or_it_is_planned(raw: dict[str, An
     if problems:
         return
     made = plan(raw, Observed())
-    assert made.machines or "tuning" in raw
+    assert made.claims or "tuning" in raw
     assert text(made) == text(plan(raw, Observed()))
 
 
