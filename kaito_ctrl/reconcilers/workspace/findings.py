@@ -37,8 +37,8 @@ __all__ = [
 
 _UNDER_WAY = frozenset(
     {
-        *("", "AwaitingReconciliation", "Launching", "Throttled", "NotLaunched", "MachineNotLaunched"),
-        *("NodeNotFound", "NotRegistered", "MachineNotRegistered", "RegistrationHookPending"),
+        *("", "AwaitingReconciliation", "Launching", "InstanceDeleting", "Throttled"),
+        *("NotLaunched", "MachineNotLaunched", "NodeNotFound", "NotRegistered", "RegistrationHookPending"),
     }
 )
 """Why a condition of a claim is not True yet without anything being wrong. By the reason alone: while it waits,

@@ -278,7 +278,7 @@ def test_why_a_node_does_not_carry_it(seen: Node, code: str) -> None:
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
-        *((1, reason) for reason in ("", "AwaitingReconciliation", "Launching", "Throttled")),
+        *((1, reason) for reason in ("", "AwaitingReconciliation", "Launching", "InstanceDeleting", "Throttled")),
         *((2, reason) for reason in ("", "AwaitingReconciliation", "NodeNotFound", "MachineNotLaunched")),
         *((3, reason) for reason in ("", "AwaitingReconciliation", "NodeNotFound", "MachineNotLaunched")),
     ],

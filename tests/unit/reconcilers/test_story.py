@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from kaito_api.apps import Deployment
 from kaito_api.core import Node, Pod
 from kaito_api.events import Event
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import Machine, NodeClaim
 from kaito_api.workspace import Workspace
+from kaito_ctrl.reconcilers.names import machine_name
 from kaito_ctrl.reconcilers.workspace.story import World, explain, timeline
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -181,3 +184,52 @@ def test_the_timeline_is_in_order_and_knows_restarts_and_pods_that_are_gone() ->
         "started",
     ]
     assert [each.wrong for each in told if "137" in each.text] == [True]
+
+
+def launching(kind: type[Machine] | type[NodeClaim], status: str, reason: str, message: str) -> Machine | NodeClaim:
+    conditions = [
+        condition(kind.launched, status, reason=reason, message=message),
+        condition(kind.registered, status, reason="NodeNotFound", message="Node not registered with cluster"),
+        condition("Ready", status, reason="ReconcilingDependents", message="Launched=Unknown, Registered=Unknown"),
+    ]
+    return kind.model_validate(
+        {"metadata": {"name": "ws1", "creationTimestamp": ago(500)}, "status": {"conditions": conditions}}
+    )
+
+
+@pytest.mark.parametrize(("kind", "status"), [(Machine, "False"), (NodeClaim, "Unknown")])
+def test_a_claim_on_its_way_says_what_it_waits_for_and_is_called_by_its_kind(
+    kind: type[Machine] | type[NodeClaim], status: str
+) -> None:
+    ws = workspace(condition(f"{kind.kind}Ready", "Unknown", message="creating 1 of them"))
+    world = World(ws, [launching(kind, status, "Launching", "the cloud is making a Standard_NC6s_v3")])
+    said = explain(world, NOW)
+    assert said.cause is None
+    assert [(each.what, each.state, each.detail) for each in said.chain[:2]] == [
+        ("Workspace default/ws", "busy", "creating 1 of them"),
+        (f"{kind.kind} ws1", "busy", "the cloud is making a Standard_NC6s_v3"),
+    ]
+    assert not [each for each in timeline(world) if each.wrong], "that it is not there yet is nothing wrong"
+
+
+@pytest.mark.parametrize(("kind", "status"), [(Machine, "False"), (NodeClaim, "Unknown")])
+def test_a_refusal_is_wrong_in_either_spelling(kind: type[Machine] | type[NodeClaim], status: str) -> None:
+    world = World(workspace(condition("Test")), [launching(kind, status, "QuotaExceeded", "0 of 6; ask for more")])
+    said = explain(world, NOW)
+    assert said.cause is not None
+    assert (said.cause.code, said.cause.source) == ("QuotaExceeded", f"{kind.kind} ws1")
+    wrong = [each for each in timeline(world) if each.wrong]
+    assert [each.text for each in wrong] == [f"{kind.launched} is {status} (QuotaExceeded): 0 of 6; ask for more"]
+
+
+def test_what_karpenter_says_of_a_claim_that_it_has_deleted_is_found() -> None:
+    told = event(
+        "InsufficientCapacityError",
+        "NodeClaim event: all requested instance types were unavailable during launch",
+        kind="NodeClaim",
+        name=machine_name("u1", 0),
+        regarding={"kind": "NodeClaim", "namespace": "", "name": machine_name("u1", 0)},
+    )
+    said = explain(World(workspace(condition("NodeClaimReady", "False")), events=[told]), NOW)
+    assert said.cause is not None
+    assert (said.cause.code, said.stage and said.stage.name) == ("InsufficientCapacityError", "CapacityReserved")
