@@ -22,6 +22,7 @@ from kaito_provisioner.testing.errors import throttled, turned_away
 from kaito_provisioner.testing.faults import Dropped
 from kaito_provisioner.testing.messages import Answer, Request
 
+_ID = "x-ms-client-request-id"
 TYPES = ("Standard_NC6s_v3", "Standard_NC12s_v3", "Standard_NC24s_v3")
 
 
@@ -128,7 +129,8 @@ class AksBench:
 class _Wire(LocalArmTransport):
     def __init__(self, bench: AksBench) -> None:
         self._bench = bench
-        self._fault: Fault | None = None
+        self._faults: dict[str, Fault | None] = {}
+        """Of the requests under way, by the client's id."""
         super().__init__(self._pass)
 
     async def send(self, request: HttpRequest, **kwargs: Any) -> AsyncHttpResponse:
@@ -137,11 +139,19 @@ class _Wire(LocalArmTransport):
             key = ConnectionKey("management.azure.com", 443, True, True, None, None, None)
             lost = ClientConnectorError(key, OSError("no route"))
             raise ServiceRequestError(lost, error=lost) from lost
-        self._fault = fault
-        return await super().send(request, **kwargs)
+        name = request.headers[_ID]
+        self._faults[name] = fault
+        try:
+            return await super().send(request, **kwargs)
+        finally:
+            del self._faults[name]
 
     async def _pass(self, request: Request) -> Answer:
-        fault, self._fault = self._fault, None
+        name = request.headers[_ID]
+        fault = self._faults[name]
+        if fault is Fault.LOST:
+            # The HTTP library sends it once more by itself, and is not to get through.
+            self._faults[name] = Fault.DROPPED
         return await self._bench.answer(request, fault)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-from tests.unit.provisioner.aksbench import TYPES, AksBench, aks_bench
 
 from kaito_api.core import Taint
 from kaito_api.karpenter import Requirement
@@ -28,6 +27,8 @@ from kaito_provisioner.cloud import (
     UnknownInstanceType,
 )
 from kaito_provisioner.conformance.bench import Fault
+from kaito_provisioner.testing.messages import Answer, Request
+from tests.unit.provisioner.aksbench import TYPES, AksBench, aks_bench
 
 SMALL, LARGE, _ = (Offering(each) for each in TYPES)
 Test = Callable[[AksBench, AksCloud], Awaitable[None]]
@@ -436,17 +437,17 @@ def test_a_pool_that_is_being_made_is_aborted_once_and_then_deleted() -> None:
     async def test(bench: AksBench, cloud: AksCloud) -> None:
         bench.arm.faults.mishap("stuck-creating")
         instance = await cloud.create(request())
-        refusals = 0
+        waits: list[float | None] = []
         for _ in range(60):
             try:
                 await cloud.delete(instance)
             except Conflict as error:
-                refusals += 1
-                assert error.retry_after
+                waits.append(error.retry_after)
             except NotFound:
                 break
             await bench.elapse(10)
-        assert refusals
+        assert waits
+        assert all(waits)
         assert not bench.arm.pools()
         assert bench.arm.requests.counts["abort"] == 1
 
@@ -494,13 +495,15 @@ def test_a_name_that_changes_hands_after_the_list_is_protected_by_its_etag() -> 
 def test_the_services_limit_on_creations_is_kept_and_everybody_is_told_their_place() -> None:
     async def test(bench: AksBench, cloud: AksCloud) -> None:
         waits: list[float] = []
+        texts: list[str] = []
         for number in range(30):
             try:
                 await cloud.create(request(f"ws{number}", f"uid-{number}"))
             except Throttled as error:
                 waits.append(error.retry_after or 0.0)
-                assert "in the queue" in error.message
+                texts.append(error.message)
         assert len(bench.arm.pools()) == 20
+        assert "3 of 3 in the queue, 3 min 0 s to go" in texts[2]
         assert waits == [60.0 * (n + 1) for n in range(10)]
         assert not any(entry.status == 429 for entry in bench.arm.requests.log)
 
@@ -514,8 +517,7 @@ def test_all_of_a_crowd_get_their_pools_without_one_refusal_by_the_service() -> 
                 try:
                     await cloud.create(request(f"ws{number}", f"uid-{number}"))
                 except Throttled as error:
-                    assert error.retry_after is not None
-                    await asyncio.sleep(error.retry_after)
+                    await asyncio.sleep(error.retry_after or 0.0)
                 else:
                     return
 
@@ -596,6 +598,22 @@ def test_a_request_that_is_never_answered_is_given_up() -> None:
     on_bench(test)
 
 
+def test_every_request_says_who_asks() -> None:
+    async def test(bench: AksBench, cloud: AksCloud) -> None:
+        answer, names = bench.answer, []
+
+        async def watch(request: Request, fault: Fault | None) -> Answer:
+            names.append(request.headers["user-agent"])
+            return await answer(request, fault)
+
+        bench.answer = watch  # type: ignore[method-assign]
+        await cloud.delete(await _running(bench, cloud))
+        assert len(names) > 3
+        assert all(each.startswith("kaito-ctrl/") for each in names)
+
+    on_bench(test)
+
+
 def test_a_link_that_leads_to_another_host_is_not_followed() -> None:
     async def test(bench: AksBench, cloud: AksCloud) -> None:
         bench.arm.base_url = "https://elsewhere.example"
@@ -603,7 +621,7 @@ def test_a_link_that_leads_to_another_host_is_not_followed() -> None:
         bench.arm.add_pool("u1", "Standard_D2s_v5")
         answer = bench.answer
 
-        async def astray(request, fault):  # type: ignore[no-untyped-def]
+        async def astray(request: Request, fault: Fault | None) -> Answer:
             given = await answer(request, fault)
             if isinstance(given.body, dict) and "nextLink" in given.body:
                 given.body["nextLink"] = "https://elsewhere.example/agentPools?$skiptoken=1"
