@@ -1,16 +1,21 @@
-"""The shell around the machine's plan."""
+"""The shell around a claim's plan: one lifecycle for Machine and NodeClaim, against a cloud."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from kaito_api.core import Node
-from kaito_api.karpenter import INSTANCE_TYPE_LABEL, TERMINATION_FINALIZER, Machine, MachineStatus
-from kaito_api.meta import find_condition, is_true
-from kaito_api.quantity import parse_quantity
-from kaito_ctrl.reconcilers.machine.plan import Observed, plan_machine
+from kaito_api.karpenter import INSTANCE_TYPE_LABEL, TERMINATION_FINALIZER, Machine, NodeRequest, NodeRequestStatus
+from kaito_api.meta import is_true
+from kaito_ctrl.reconcilers.machine import telling
+from kaito_ctrl.reconcilers.machine.deadlines import LIMITS, Stage, Stopwatches, stage_of
+from kaito_ctrl.reconcilers.machine.fleet import held
+from kaito_ctrl.reconcilers.machine.launch import Launcher, may_have_instance, patience, reference
+from kaito_ctrl.reconcilers.machine.managed import concerns, is_managed
+from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics, Disruption
+from kaito_ctrl.reconcilers.machine.plan import Observed, Plan, plan_claim
 from kaito_ctrl.reconcilers.machine.termination import Termination, live_nodes
 from kaito_ctrl.runtime import (
     Context,
@@ -23,195 +28,329 @@ from kaito_ctrl.runtime import (
     key_of,
     watches,
 )
-from kaito_ctrl.runtime.errors import NotFound
-from kaito_provisioner import ClaimRef, CloudError, CloudProvider, Instance, LaunchRequest
+from kaito_ctrl.runtime.entry import Entry
+from kaito_ctrl.runtime.errors import Conflict, NotFound
+from kaito_provisioner import CloudError, CloudProvider, Instance, UnavailableOfferings
 from kaito_provisioner import NotFound as InstanceNotFound
-from kaito_provisioner.cloud import InstanceState
 
 __all__ = ["MachineController"]
 
 _POLL = 5.0
-"""Seconds between two looks at a cloud that is busy for us; nodes and machines wake us by themselves."""
+"""Seconds between two looks at a cloud that is busy for us, and between the two after which an instance is believed to
+be gone; nodes and claims wake us by themselves."""
 _SILENCE = 60.0
 """Seconds between two looks at the instance of a node that is not ready."""
-_REGISTRATION_DEADLINE = 900.0
-"""Seconds from a machine's launch to its node's registration (Karpenter's figure); then it is given up."""
+_TROUBLE = 60.0
+"""Seconds for which it is remembered whether the nodes as a whole are in trouble."""
+_DISRUPTIONS: Mapping[Stage, Disruption] = {
+    "launch": "launch_timeout",
+    "registration": "registration_timeout",
+    "initialization": "initialization_timeout",
+    "absence": "unhealthy",
+}
+_OVERDUE: Mapping[Stage, str] = {
+    "launch": "the cloud has not made its instance",
+    "registration": "its node has not joined",
+    "initialization": "its node has not become usable",
+    "absence": "its node has not come back",
+}
 
 
-def _machines_of(node: Node, cache: Reader) -> Iterable[ObjectKey]:
-    if not node.spec.provider_id:
-        return ()
-    return (key_of(each) for each in cache.list(Machine, index=("providerID", node.spec.provider_id)))
+def _provider_id(claim: NodeRequest) -> tuple[str, ...]:
+    return (claim.status.provider_id,) if claim.status.provider_id else ()
 
 
-class MachineController(Controller[Machine]):
-    """Runs a Machine's life against a cloud."""
+def _provider_id_of(node: Node) -> tuple[str, ...]:
+    return (node.spec.provider_id,) if node.spec.provider_id else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What there is, of a claim as it is now, and in how many seconds to look again if nothing wakes us."""
+
+    claim: NodeRequest
+    seen: Observed
+    wait: float | None = None
+
+
+class MachineController(Controller[NodeRequest]):
+    """Runs the lives of all claims of one kind that are ours, against a cloud."""
 
     name = "machine"
-    kind = Machine
     workers = 32
     # Our own status writes must not wake us: that would void the patience that a refusing cloud is owed.
     when = generation_changed
     finalizer = TERMINATION_FINALIZER
-    indexes = {"providerID": lambda machine: (machine.status.provider_id,) if machine.status.provider_id else ()}  # noqa: RUF012
-    sources = (
-        watches(
-            Node,
-            _machines_of,
-            indexes={"providerID": lambda node: (node.spec.provider_id,) if node.spec.provider_id else ()},
-        ),
-    )
 
-    def __init__(self, cloud: CloudProvider) -> None:
+    def __init__(
+        self,
+        cloud: CloudProvider,
+        kind: type[NodeRequest] = Machine,
+        *,
+        metrics: ClaimMetrics | None = None,
+        unavailable: UnavailableOfferings | None = None,
+    ) -> None:
+        self.name = kind.kind.lower()
+        self.kind = kind
+        self.indexes = {"providerID": _provider_id}
+        self.sources = (watches(Node, self._claims_of, indexes={"providerID": _provider_id_of}),)
         self._cloud = cloud
-        self._termination = Termination(cloud)
+        self._metrics = metrics if metrics is not None else ClaimMetrics(kind)
+        self._launcher = Launcher(cloud, unavailable)
+        self._termination = Termination(cloud, self._metrics)
+        self._watches = Stopwatches()
+        self._missing: dict[ObjectKey, float] = {}
+        """When the cloud first said that it does not know an instance any more, on the monotonic clock."""
+        self._awaited: dict[ObjectKey, Mapping[str, str]] = {}
+        """The labels of nodes that are to come, where the cloud does not know their provider ids."""
+        self._trouble: tuple[float, str | None] = (0.0, None)
 
-    async def reconcile(self, machine: Machine, ctx: Context) -> Result:
-        seen, wait = await self._look(machine, ctx)
-        if seen is None:
+    def concerns(self, entry: Entry[NodeRequest]) -> bool:
+        return concerns(entry, self._cloud.node_classes)
+
+    def _claims_of(self, node: Node, cache: Reader) -> Iterable[ObjectKey]:
+        if not node.spec.provider_id:
+            return
+        for claim in cache.list(self.kind, index=("providerID", node.spec.provider_id)):
+            yield key_of(claim)
+        for key, labels in self._awaited.items():
+            if _has(node, labels):
+                yield key
+
+    async def reconcile(self, claim: NodeRequest, ctx: Context) -> Result:
+        if await self._overdue(claim, ctx):
             return Result.done()
-        plan = plan_machine(machine, seen, ctx.now())
-        # The status first: it holds the provider id, by which the node that is changed next is found again.
-        if plan.status != machine.status:
-            await self._write_status(machine, plan.status, ctx)
-        if plan.labels != machine.metadata.labels:
-            await ctx.client.patch(Machine, ctx.key, {"metadata": {"uid": machine.uid, "labels": dict(plan.labels)}})
-        if plan.node_patch is not None:
-            await ctx.client.patch(Node, key_of(seen.nodes[0]), plan.node_patch)
-        return Result.retry_in(wait) if wait is not None else Result.done()
+        registered = is_true(claim.status.conditions, claim.registered)
+        look = await (self._look_at_node if registered else self._look_at_cloud)(claim, ctx)
+        if look is None:
+            return Result.done()
+        after = await self._write(look, plan_claim(look.claim, look.seen, ctx.now()), ctx)
+        self._tell(claim, after, ctx)
+        left = self._left(after, self._stage(after, ctx), ctx)
+        waits = [each for each in (look.wait, max(left, _POLL) if left is not None else None) if each is not None]
+        return Result.retry_in(min(waits)) if waits else Result.done()
 
-    async def _look(self, machine: Machine, ctx: Context) -> tuple[Observed | None, float | None]:
-        """What there is, and when to look again if nothing wakes us; nothing at all if the machine has to go."""
-        if is_true(machine.status.conditions, "MachineRegistered"):
-            return await self._look_at_node(machine, ctx)
-        if _overdue(machine, ctx.now()):
-            await self._end(machine, f"no node has registered within {_REGISTRATION_DEADLINE:.0f} s", ctx)
-            return None, None
-        try:
-            instance = await self._instance(machine, ctx)
-        except CloudError as error:
-            wait = _patience(machine, error, ctx.now())
-            ctx.log.warning("the cloud refused", reason=error.reason, error=error.message, retry_in=wait)
-            return Observed(error=error), wait
-        nodes = ctx.cache.list(Node, index=("providerID", instance.provider_id)) if instance.provider_id else ()
-        wait = _SILENCE if instance.state == "Failed" else _POLL
-        return Observed(instance, instance.error, nodes), None if nodes else wait
+    async def cleanup(self, claim: NodeRequest, ctx: Context) -> Result:
+        return await self._termination.run(claim, ctx)
 
-    async def _look_at_node(self, machine: Machine, ctx: Context) -> tuple[Observed | None, float | None]:
-        """From registration on the node speaks for the machine; while it is silent, the cloud is asked."""
-        nodes = ctx.cache.list(Node, index=("providerID", machine.status.provider_id))
-        seen = Observed(_known(machine), None, nodes)
-        if any(node.deleting for node in nodes):
-            live = await live_nodes(machine.status.provider_id, ctx)
-            if any(node.deleting for node in live):
-                await self._end(machine, "its node was deleted", ctx)
-                return None, None
-        if nodes and is_true(nodes[0].status.conditions, "Ready"):
-            return seen, None
+    async def gone(self, key: ObjectKey, ctx: Context) -> None:
+        self._watches.forget(key)
+        self._missing.pop(key, None)
+        self._awaited.pop(key, None)
+
+    # -- before the node has joined ------------------------------------------------------------------------------
+
+    async def _look_at_cloud(self, claim: NodeRequest, ctx: Context) -> _Look | None:
+        """The instance, made if there is none; nothing if the claim is given up."""
         try:
-            state: InstanceState | None = (await self._cloud.find(_ref(machine))).state
+            instance = await self._cloud.find(reference(claim)) if may_have_instance(claim) else None
         except InstanceNotFound:
-            state = None
+            instance = None
+        except CloudError as error:
+            return _refused(claim, Observed(error=error, silent=True), ctx)
+        if instance is None:
+            if is_true(claim.status.conditions, claim.launched):
+                return await self._look_again(claim, Observed(nodes=self._nodes_of(_known(claim), ctx)), ctx)
+            attempt = await self._launcher.launch(claim, ctx)
+            claim, instance = attempt.claim, attempt.instance
+            if instance is None:
+                return _refused(claim, Observed(error=attempt.error, definite=attempt.definite), ctx)
+        self._missing.pop(ctx.key, None)
+        if instance.state == "Failed":
+            failure, instance = await self._launcher.give_up(claim, instance, ctx)
+            return _refused(claim, Observed(instance, failure, definite=True), ctx)
+        if instance.state == "Running":
+            self._launcher.granted(instance, ctx)
+        nodes = self._nodes_of(instance, ctx)
+        return _Look(claim, Observed(instance, nodes=nodes, definite=True), _SILENCE if nodes else _POLL)
+
+    def _nodes_of(self, instance: Instance, ctx: Context) -> tuple[Node, ...]:
+        """Its nodes; the next one of them wakes its claim."""
+        self._awaited.pop(ctx.key, None)
+        if instance.state == "Deleting":
+            return ()
+        nodes: Iterable[Node] = ()
+        if instance.provider_id:
+            nodes = ctx.cache.list(Node, index=("providerID", instance.provider_id))
+        elif instance.node_labels:
+            self._awaited[ctx.key] = instance.node_labels
+            nodes = (each for each in ctx.cache.list(Node, labels=instance.node_labels) if each.spec.provider_id)
+        return tuple(each for each in nodes if not each.deleting)
+
+    # -- once it has ---------------------------------------------------------------------------------------------
+
+    async def _look_at_node(self, claim: NodeRequest, ctx: Context) -> _Look | None:
+        """From registration on the node speaks for the claim; while it is silent, the cloud is asked."""
+        self._awaited.pop(ctx.key, None)
+        nodes = ctx.cache.list(Node, index=("providerID", claim.status.provider_id))
+        seen = Observed(nodes=nodes)
+        if any(node.deleting for node in nodes):
+            live = await live_nodes(claim.status.provider_id, ctx)
+            if any(node.deleting for node in live):
+                await self._end(claim, "node_deleted", "its node was deleted", ctx)
+                return None
+        if any(is_true(node.status.conditions, "Ready") for node in nodes):
+            self._missing.pop(ctx.key, None)
+            return _Look(claim, seen)
+        try:
+            instance = await self._cloud.find(reference(claim))
+        except InstanceNotFound:
+            return await self._look_again(claim, seen, ctx)
         except CloudError as error:
             ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)
-            return seen, error.retry_after or _SILENCE
-        if state in (None, "Deleting", "Failed"):
-            await self._end(machine, f"its instance is {(state or 'gone').lower()}", ctx)
-            return None, None
-        return seen, _SILENCE
+            return _Look(claim, seen, error.retry_after or _SILENCE)
+        self._missing.pop(ctx.key, None)
+        if instance.state == "Deleting":
+            await self._end(claim, "garbage_collected", "its instance is being deleted", ctx)
+            return None
+        if instance.state == "Failed":
+            # The machine may be there all the same: a pool whose upgrade has failed says so.
+            why = instance.error.message if instance.error is not None else "it does not say why"
+            ctx.events.warning(claim, "InstanceFailed", f"the cloud reports the instance as failed: {why}")
+        return _Look(claim, seen, _SILENCE)
 
-    async def _end(self, machine: Machine, why: str, ctx: Context) -> None:
-        """Delete the machine: it ends in order, and whoever needs another one asks for it."""
-        ctx.log.warning("deleting the machine", reason=why)
-        with contextlib.suppress(NotFound):
-            await ctx.client.delete(Machine, ctx.key, uid=machine.uid)
-
-    async def _instance(self, machine: Machine, ctx: Context) -> Instance:
-        """The instance of *machine*, made if there is none. Raises ``CloudError``, and ``NotFound`` of the client."""
+    async def _look_again(self, claim: NodeRequest, seen: Observed, ctx: Context) -> _Look | None:
+        """The cloud does not know the instance: believed once it has said so twice, and to two questions, as its lists
+        may lag behind."""
+        now = ctx.clock.monotonic()
+        if now - self._missing.setdefault(ctx.key, now) < _POLL:
+            return _Look(claim, seen, _POLL)
         try:
-            return await self._cloud.find(_ref(machine))
+            if claim.status.provider_id:
+                await self._cloud.get(claim.status.provider_id)
+                self._missing.pop(ctx.key, None)
+                return _Look(claim, seen, _SILENCE)
         except InstanceNotFound:
-            # The cache may still show a machine that is gone; an instance made for it would be nobody's.
-            live = await ctx.client.get(Machine, machine.name)
-            if live.uid != machine.uid or live.deleting:
-                raise RetryAfter(_POLL, f"{machine} is going") from None
-            ctx.check_leading()
-            return await self._cloud.create(_request(machine))
-
-    async def _write_status(self, machine: Machine, status: MachineStatus, ctx: Context) -> None:
-        wire = {
-            "nodeName": status.node_name,
-            "providerID": status.provider_id,
-            "capacity": dict(status.capacity),
-            "allocatable": dict(status.allocatable),
-            "conditions": [each.to_wire() for each in status.conditions],
-        }
-        await ctx.client.patch(
-            Machine, ctx.key, {"metadata": {"uid": machine.uid}, "status": wire}, subresource="status"
-        )
-
-    async def cleanup(self, machine: Machine, ctx: Context) -> Result:
-        return await self._termination.run(machine, ctx)
-
-
-def _ref(machine: Machine) -> ClaimRef:
-    return ClaimRef(machine.name, machine.uid, machine.status.provider_id)
-
-
-def _overdue(machine: Machine, now: datetime) -> bool:
-    """Whether an instance was granted, or has failed, too long ago for a node still to come of it."""
-    launched = find_condition(machine.status.conditions, "MachineLaunched")
-    if launched is None or launched.status == "Unknown" or launched.last_transition_time is None:
-        return False
-    return (now - launched.last_transition_time).total_seconds() > _REGISTRATION_DEADLINE
-
-
-def _patience(machine: Machine, error: CloudError, now: datetime) -> float | None:
-    """Seconds until the cloud is asked again: a quarter of how long it has been refusing, from 5 s to 5 min.
-
-    That doubles as it goes, like any back-off, but is kept in the object: a restart neither forgets nor resets it.
-    """
-    if not error.retryable:
+            pass
+        except CloudError as error:
+            return _Look(claim, seen, error.retry_after or _SILENCE)
+        await self._end(claim, "garbage_collected", "its instance is gone", ctx)
         return None
-    if error.retry_after is not None:
-        return error.retry_after
-    launched = find_condition(machine.status.conditions, "MachineLaunched")
-    since = launched.last_transition_time if launched is not None else None
-    waited = (now - since).total_seconds() if since is not None else 0.0
-    return min(max(waited / 4.0, _POLL), 300.0)
+
+    # -- giving up -----------------------------------------------------------------------------------------------
+
+    def _stage(self, claim: NodeRequest, ctx: Context) -> Stage | None:
+        if is_true(claim.status.conditions, claim.initialized):
+            nodes = ctx.cache.list(Node, index=("providerID", claim.status.provider_id))
+            return None if nodes else "absence"
+        return stage_of(claim)
+
+    def _left(self, claim: NodeRequest, stage: Stage | None, ctx: Context) -> float | None:
+        """Seconds that the stage may still take."""
+        if stage is None:
+            self._watches.forget(ctx.key)
+            return None
+        now, trouble = ctx.clock.monotonic(), self._trouble
+        if now >= trouble[0]:
+            trouble = self._trouble = (now + _TROUBLE, self._held(ctx.cache.list(Node), ctx))
+        return self._watches.left(ctx.key, claim.uid, stage, now, paused=trouble[1] is not None)
+
+    def _held(self, nodes: Sequence[Node], ctx: Context) -> str | None:
+        claims = (each for each in ctx.cache.list(self.kind) if is_managed(each, self._cloud.node_classes))
+        return held(nodes, claims, self._cloud.repair_policies())
+
+    async def _overdue(self, claim: NodeRequest, ctx: Context) -> bool:
+        """Whether *claim* was given up, because the stage that it is in has taken too long."""
+        stage = self._stage(claim, ctx)
+        left = self._left(claim, stage, ctx)
+        if stage is None or left is None or left > 0:
+            return False
+        # What is decided here is not to be undone: it rests on what is, and not on what was heard.
+        nodes = await ctx.client.list(Node, misfits=[])
+        why_not = self._held(nodes, ctx)
+        if why_not is not None:
+            ctx.log.warning("a claim is overdue, which has to wait", stage=stage, reason=why_not)
+            self._watches.forget(ctx.key)
+            return False
+        awaited = self._awaited.get(ctx.key)
+        joined = any(
+            each.spec.provider_id == claim.status.provider_id if awaited is None else _has(each, awaited)
+            for each in nodes
+            if each.spec.provider_id
+        )
+        if joined and stage != "initialization":
+            return False
+        why = f"{_OVERDUE[stage]} within {LIMITS[stage] / 60:.0f} minutes"
+        await self._end(claim, _DISRUPTIONS[stage], why, ctx)
+        return True
+
+    async def _end(self, claim: NodeRequest, reason: Disruption, why: str, ctx: Context) -> None:
+        """Delete the claim: it ends in order, and whoever needs another node asks for one. Only as it was read."""
+        try:
+            await ctx.client.delete(self.kind, ctx.key, uid=claim.uid, resource_version=claim.metadata.resource_version)
+        except NotFound:
+            return
+        except Conflict as error:
+            raise RetryAfter(1.0, f"{claim} has changed meanwhile") from error
+        ctx.log.warning("claim deleted", reason=why)
+        tell = telling.deadline_passed if reason in _DISRUPTIONS.values() else telling.collected
+        tell(ctx.events, claim, why)
+        self._metrics.disrupted(claim, reason)
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    async def _write(self, look: _Look, plan: Plan, ctx: Context) -> NodeRequest:
+        """Do what the plan says; the claim as it then is."""
+        claim, early = look.claim, plan.status
+        if plan.node_patch is not None:
+            # By its provider id the node is found again, if we end between two writes: that goes first. That the node
+            # has registered is said once it carries everything.
+            new = plan.status.provider_id != claim.status.provider_id
+            early = plan_claim(claim, replace(look.seen, nodes=()), ctx.now()).status if new else claim.status
+            early = early.evolve(provider_id=plan.status.provider_id)
+        after = await self._write_status(claim, early, ctx)
+        changes: dict[str, Any] = {}
+        if plan.labels != claim.metadata.labels:
+            changes["labels"] = dict(plan.labels)
+        if plan.annotations:
+            changes["annotations"] = dict(plan.annotations)
+        if changes:
+            after = await ctx.client.patch(self.kind, ctx.key, {"metadata": {"uid": claim.uid, **changes}})
+        if plan.node_patch is not None:
+            await ctx.client.patch(Node, key_of(look.seen.nodes[0]), plan.node_patch)
+            after = await self._write_status(after, plan.status, ctx)
+        return after
+
+    async def _write_status(self, claim: NodeRequest, status: NodeRequestStatus, ctx: Context) -> NodeRequest:
+        have, want = (each.to_wire() for each in (claim.status, status))
+        patch: dict[str, Any] = {key: value for key, value in want.items() if have.get(key) != value}
+        for name in ("capacity", "allocatable"):
+            if name in patch:
+                # A merge patch takes nothing out of a map unless it is told to.
+                patch[name] = {**dict.fromkeys(have.get(name) or {}), **patch[name]}
+        if not patch:
+            return claim
+        body = {"metadata": {"uid": claim.uid}, "status": patch}
+        return await ctx.client.patch(self.kind, ctx.key, body, subresource="status")
+
+    def _tell(self, before: NodeRequest, after: NodeRequest, ctx: Context) -> None:
+        """What this pass has brought about."""
+        if after.status.conditions and not before.status.conditions:
+            self._metrics.created(after)
+        told = (
+            (after.launched, "Launched", f"instance {after.status.provider_id}".strip(), self._metrics.launched),
+            (after.registered, "Registered", f"node {after.status.node_name}", self._metrics.registered),
+            (after.initialized, "Initialized", f"node {after.status.node_name}", self._metrics.initialized),
+        )
+        for kind, reason, note, count in told:
+            if is_true(after.status.conditions, kind) and not is_true(before.status.conditions, kind):
+                ctx.events.normal(after, reason, note, action="Launch")
+                count(after)
 
 
-def _request(machine: Machine) -> LaunchRequest:
-    spec = machine.spec
-    return LaunchRequest(
-        name=machine.name,
-        uid=machine.uid,
-        instance_types=spec.values(INSTANCE_TYPE_LABEL),
-        labels=_node_labels(machine),
-        taints=spec.taints,
-        startup_taints=spec.startup_taints,
-        disk=int(parse_quantity(spec.resources.requests.get("storage", "0"))),
-    )
+def _has(node: Node, labels: Mapping[str, str]) -> bool:
+    return labels.items() <= node.metadata.labels.items()
 
 
-def _node_labels(machine: Machine) -> dict[str, str]:
-    """The claim's labels, and what its requirements leave no choice about."""
-    single = {
-        each.key: each.values[0]
-        for each in machine.spec.requirements
-        if each.operator == "In" and len(each.values) == 1
-    }
-    return {**single, **machine.metadata.labels}
+def _refused(claim: NodeRequest, seen: Observed, ctx: Context) -> _Look:
+    assert seen.error is not None
+    wait = patience(claim, seen.error, ctx.now())
+    say = ctx.log.warning if seen.definite or seen.silent else ctx.log.debug
+    say("the cloud refused", reason=seen.error.reason, error=seen.error.message, retry_in=wait)
+    return _Look(claim, seen, wait)
 
 
-def _known(machine: Machine) -> Instance:
-    """The instance as the status remembers it: all that the plan needs once the node has registered."""
-    return Instance(
-        name=machine.name,
-        claim_uid=machine.uid,
-        state="Running",
-        instance_type=machine.metadata.labels.get(INSTANCE_TYPE_LABEL, ""),
-        provider_id=machine.status.provider_id,
-        capacity=machine.status.capacity,
-        allocatable=machine.status.allocatable,
-    )
+def _known(claim: NodeRequest) -> Instance:
+    """The instance as the status remembers it."""
+    labels = claim.metadata.labels
+    return Instance(claim.name, claim.uid, "Running", labels.get(INSTANCE_TYPE_LABEL, ""), claim.status.provider_id)

@@ -1,8 +1,9 @@
-"""How far a machine is: a pure function of the claim, its instance and its node.
+"""How far a claim is: a pure function of the claim, its instance and its node, for Machine and NodeClaim alike.
 
 The stages are Karpenter's. Launched: the cloud has granted an instance. Registered: its node is there, found by the
 exact provider id, and carries what the claim says. Initialized: the node is ready, startup taints are gone, and the
-GPUs that were asked for are there.
+GPUs that were asked for are there. What has been registered, or initialized, once stays so: from then on it is the
+node's own conditions that speak.
 """
 
 from __future__ import annotations
@@ -14,19 +15,30 @@ from typing import Any
 
 from kaito_api.core import Node, Taint
 from kaito_api.karpenter import (
+    CAPACITY_TYPE_LABEL,
     INITIALIZED_LABEL,
+    INSTANCE_TYPE_LABEL,
+    LAUNCHING_ANNOTATION,
+    OPERATION_ANNOTATION,
     REGISTERED_LABEL,
     TERMINATION_FINALIZER,
+    TERMINATION_TIMESTAMP_ANNOTATION,
+    ZONE_LABEL,
     Machine,
-    MachineStatus,
+    NodeClaimStatus,
+    NodeRequest,
+    NodeRequestStatus,
 )
-from kaito_api.meta import Condition, find_condition, is_true
+from kaito_api.meta import find_condition, is_true
 from kaito_api.quantity import parse_quantity
+from kaito_ctrl.reconcilers.machine.conditions import Verdict, conclude
+from kaito_ctrl.reconcilers.machine.deadlines import LAUNCHING
+from kaito_ctrl.reconcilers.machine.launch import DELETING, implied_labels
 from kaito_ctrl.reconcilers.names import GPU_RESOURCE, MACHINE_TYPE_LABEL
-from kaito_ctrl.runtime.conditions import merge
+from kaito_ctrl.runtime.codec import LAST_APPLIED
 from kaito_provisioner import CloudError, Instance
 
-__all__ = ["Observed", "Plan", "plan_machine"]
+__all__ = ["Observed", "Plan", "plan_claim"]
 
 _EPHEMERAL_TAINTS = frozenset(
     {
@@ -37,121 +49,188 @@ _EPHEMERAL_TAINTS = frozenset(
         ("karpenter.sh/unregistered", "NoExecute"),
     }
 )
-_DEPENDENTS = ("MachineLaunched", "MachineRegistered", "MachineInitialized")
+_READINESS_TAINTS = "readiness.k8s.io/"
+_UNREGISTERED_TAINT = "karpenter.sh/unregistered"
+_DO_NOT_SYNC_TAINTS = "karpenter.sh/do-not-sync-taints"
+_PRIVATE = (LAUNCHING_ANNOTATION, OPERATION_ANNOTATION, TERMINATION_TIMESTAMP_ANNOTATION, LAST_APPLIED)
+"""Annotations that are about the claim, and not about its node."""
+_FACTS = (INSTANCE_TYPE_LABEL, CAPACITY_TYPE_LABEL, ZONE_LABEL, "topology.kubernetes.io/region")
+"""Labels by which an instance says what it is: whatever the claim says, or said of an instance before."""
+_MESSAGE = 800
+_NOT_THERE = "Node not registered with cluster"
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What was read for one pass. ``nodes`` are those with the instance's provider id."""
+    """What was read for one pass."""
 
     instance: Instance | None = None
     error: CloudError | None = None
     nodes: Sequence[Node] = ()
+    """Those of the instance."""
+    definite: bool = False
+    """Whether it is known what the cloud has done for the claim."""
+    silent: bool = False
+    """Whether the cloud has not said if there is an instance: ``error`` is why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write: the node's metadata and taints as a merge patch (if it needs one), labels, and the status."""
+    """What to write: the claim's status, its labels, its annotations (``None`` takes one off), and the node's metadata
+    and taints as a merge patch, if it needs one."""
 
-    status: MachineStatus
+    status: NodeRequestStatus
     labels: Mapping[str, str]
+    annotations: Mapping[str, str | None]
     node_patch: Mapping[str, Any] | None = None
 
 
-def plan_machine(machine: Machine, seen: Observed, now: datetime) -> Plan:
-    """The next step for *machine*."""
-    instance = seen.instance
-    status, labels = machine.status, dict(machine.metadata.labels)
-    if instance is not None and instance.provider_id:
-        status = status.evolve(
-            provider_id=instance.provider_id, capacity=instance.capacity, allocatable=instance.allocatable
-        )
-        labels = {**instance.labels, **labels}
+def plan_claim(claim: NodeRequest, seen: Observed, now: datetime) -> Plan:
+    """The next step for *claim*, which is not being deleted."""
+    instance, node = seen.instance, seen.nodes[0] if len(seen.nodes) == 1 else None
+    status = _status(claim, instance, node)
+    labels = _labels(claim, instance)
 
-    launched = _launched(machine, seen)
-    node = seen.nodes[0] if len(seen.nodes) == 1 and launched.status == "True" else None
-    registered = _registered(seen, node)
-    node_patch = None
-    if node is not None:
+    verdicts = []
+    launched = is_true(claim.status.conditions, claim.launched)
+    if not is_true(claim.status.conditions, claim.registered):
+        verdict = _launched(claim, seen, status.provider_id)
+        if verdict is not None:
+            launched = verdict.word == "True"
+            verdicts.append(verdict)
+        verdicts.append(_registered(claim, seen.nodes, launched=launched))
+        registered = verdicts[-1].word == "True"
+    else:
+        registered = True
+    known = claim.evolve(status=status, metadata=claim.metadata.evolve(labels=labels))
+    initialized = is_true(claim.status.conditions, claim.initialized)
+    if not initialized:
+        verdict = _initialized(known, node if registered else None, launched=launched, registered=registered)
+        if verdict is not None:
+            initialized = verdict.word == "True"
+            verdicts.append(verdict)
+    if node is not None and registered:
         status = status.evolve(node_name=node.name)
-    initialized = (
-        _initialized(machine, node)
-        if node is not None
-        else _waiting("MachineInitialized", "NodeNotFound", "Node not registered with cluster")
-    )
-    if node is not None:
-        node_patch = _node_patch(machine, node, initialized=initialized.status == "True")
-    dependents = (launched, registered, initialized)
-    fresh = [
-        each.evolve(last_transition_time=now.replace(microsecond=0)) for each in (*dependents, _summary(dependents))
-    ]
-    return Plan(status.evolve(conditions=merge(status.conditions, fresh)), labels, node_patch)
+    conditions = conclude(claim, verdicts, now)
+    patch = _node_patch(known, node, initialized=initialized) if node is not None and registered else None
+    return Plan(status.evolve(conditions=conditions), labels, _annotations(claim, seen), patch)
 
 
-def _put(kind: str, status: Any, reason: str = "", message: str = "") -> Condition:
-    return Condition(type=kind, status=status, reason=reason, message=message)
+# -- what is known of the instance ---------------------------------------------------------------------------------
 
 
-def _waiting(kind: str, reason: str, message: str) -> Condition:
-    return _put(kind, "Unknown", reason, message)
+def _status(claim: NodeRequest, instance: Instance | None, node: Node | None) -> NodeRequestStatus:
+    status = claim.status
+    if instance is not None:
+        status = status.evolve(
+            provider_id=instance.provider_id or status.provider_id,
+            capacity=instance.capacity or status.capacity,
+            allocatable=instance.allocatable or status.allocatable,
+        )
+        if isinstance(status, NodeClaimStatus) and instance.image_id:
+            status = status.evolve(image_id=instance.image_id)
+    if node is not None and not is_true(claim.status.conditions, claim.initialized):
+        # What the cloud does not tell the node does, once its kubelet and its plugins have started.
+        status = status.evolve(
+            provider_id=node.spec.provider_id,
+            capacity={**node.status.capacity, **status.capacity},
+            allocatable={**node.status.allocatable, **status.allocatable},
+        )
+    return status
 
 
-def _launched(machine: Machine, seen: Observed) -> Condition:
-    kind = "MachineLaunched"
-    if seen.error is not None:
-        known = find_condition(machine.status.conditions, kind)
-        if known is not None and known.status == "True" and seen.error.retryable:
-            return known  # a cloud that does not answer has not taken the instance away
-        text = seen.error.message + (f"; {seen.error.fix}" if seen.error.fix else "")
-        return _waiting(kind, seen.error.reason, text[:800])
-    instance = seen.instance
+def _labels(claim: NodeRequest, instance: Instance | None) -> Mapping[str, str]:
+    if instance is None or instance.state not in ("Creating", "Running"):
+        return claim.metadata.labels
+    facts = {key: instance.labels[key] for key in _FACTS if key in instance.labels}
+    return {**instance.labels, **implied_labels(claim), **claim.metadata.labels, **facts}
+
+
+def _annotations(claim: NodeRequest, seen: Observed) -> Mapping[str, str | None]:
+    """What has to change of what we have noted."""
+    have, wanted = claim.metadata.annotations, dict[str, str | None]()
+    if seen.definite and LAUNCHING_ANNOTATION in have:
+        wanted[LAUNCHING_ANNOTATION] = None
+    if seen.definite or seen.instance is not None:
+        operation = seen.instance.operation if seen.instance is not None else ""
+        if operation != have.get(OPERATION_ANNOTATION, ""):
+            wanted[OPERATION_ANNOTATION] = operation or None
+    return wanted
+
+
+# -- the stages ----------------------------------------------------------------------------------------------------
+
+
+def _launched(claim: NodeRequest, seen: Observed, provider_id: str) -> Verdict | None:
+    """``None``: what was said before stands."""
+    kind, instance, error = claim.launched, seen.instance, seen.error
+    known = find_condition(claim.status.conditions, kind)
+    if error is not None:
+        # A cloud that does not answer has not taken the instance away, nor stopped making it.
+        making = known is not None and (known.status == "True" or (known.reason == LAUNCHING and error.retryable))
+        if seen.silent and making:
+            return None
+        text = error.message + (f"; {error.fix}" if error.fix else "")
+        return Verdict(kind, "Waiting", error.reason, text if len(text) <= _MESSAGE else text[:_MESSAGE] + "...")
     if instance is None:
-        return _waiting(kind, "AwaitingReconciliation", "object is awaiting reconciliation")
-    if instance.state == "Failed":
-        error = instance.error
-        return _put(kind, "False", error.reason if error else "LaunchFailed", error.message if error else "")
-    if not instance.provider_id:
-        return _waiting(kind, "Launching", f"the cloud is making a {instance.instance_type}")
-    return _put(kind, "True")
+        return None
+    if instance.state == "Running" or (provider_id and instance.state == "Creating"):
+        return Verdict(kind, "True")
+    if instance.state == "Creating":
+        return Verdict(kind, "Waiting", LAUNCHING, f"the cloud is making a {instance.instance_type}")
+    if known is not None and (known.status == "True" or known.reason != LAUNCHING):
+        return None  # it goes because it could not be made, and why has been said
+    return Verdict(kind, "Waiting", DELETING, "the instance is being deleted; after that another is made")
 
 
-def _registered(seen: Observed, node: Node | None) -> Condition:
-    kind = "MachineRegistered"
-    if len(seen.nodes) > 1:
-        names = ", ".join(sorted(each.name for each in seen.nodes))
-        return _put(kind, "False", "MultipleNodesFound", f"several nodes have this provider id: {names}")
+def _registered(claim: NodeRequest, nodes: Sequence[Node], *, launched: bool) -> Verdict:
+    kind = claim.registered
+    if not launched and isinstance(claim, Machine):
+        return Verdict(kind, "Waiting", "MachineNotLaunched", "Machine not launched")
+    if not launched or not nodes:
+        return Verdict(kind, "Waiting", "NodeNotFound", _NOT_THERE)
+    if len(nodes) > 1:
+        names = ", ".join(sorted(each.name for each in nodes))
+        return Verdict(kind, "False", "MultipleNodesFound", f"several nodes are of this instance: {names}")
+    return Verdict(kind, "True")
+
+
+def _initialized(claim: NodeRequest, node: Node | None, *, launched: bool, registered: bool) -> Verdict | None:
+    kind = claim.initialized
+    if not registered and not isinstance(claim, Machine):
+        return None  # a NodeClaim says nothing of it before
+    if not launched:
+        return Verdict(kind, "Waiting", "MachineNotLaunched", "Machine not launched")
     if node is None:
-        return _waiting(kind, "NodeNotFound", "Node not registered with cluster")
-    return _put(kind, "True")
-
-
-def _initialized(machine: Machine, node: Node) -> Condition:
-    kind = "MachineInitialized"
+        return Verdict(kind, "Waiting", "NodeNotFound", _NOT_THERE)
     if not is_true(node.status.conditions, "Ready"):
-        return _waiting(kind, "NodeNotReady", "Node status is NotReady")
-    startup = {(each.key, each.effect) for each in machine.spec.startup_taints}
+        return Verdict(kind, "Waiting", "NodeNotReady", "Node status is NotReady")
+    startup = {(each.key, each.effect) for each in claim.spec.startup_taints}
     for taint in node.spec.taints:
         if (taint.key, taint.effect) in startup:
-            return _waiting(kind, "StartupTaintsExist", f"Startup taint {_say(taint)} still exists")
-        if (taint.key, taint.effect) in _EPHEMERAL_TAINTS:
-            return _waiting(kind, "KnownEphemeralTaintsExist", f"Taint {_say(taint)} still exists")
-    for resource in _needed(machine):
+            return Verdict(kind, "Waiting", "StartupTaintsExist", f"Startup taint {_say(taint)} still exists")
+    for taint in node.spec.taints:
+        if (taint.key, taint.effect) in _EPHEMERAL_TAINTS or taint.key.startswith(_READINESS_TAINTS):
+            return Verdict(kind, "Waiting", "KnownEphemeralTaintsExist", f"Taint {_say(taint)} still exists")
+    for resource in _needed(claim):
         if parse_quantity(node.status.allocatable.get(resource, "0")) <= 0:
-            return _waiting(
-                kind, "ResourceNotRegistered", f"Resource {resource} was requested but is not registered by the node"
-            )
-    return _put(kind, "True")
+            text = f"Resource {resource} was requested but is not registered by the node"
+            return Verdict(kind, "Waiting", "ResourceNotRegistered", text)
+    return Verdict(kind, "True")
 
 
-def _needed(machine: Machine) -> tuple[str, ...]:
-    # Machines as KAITO writes them ask for storage alone; that they are GPU nodes they say by a requirement.
-    named = [
+def _needed(claim: NodeRequest) -> tuple[str, ...]:
+    """What the node has to show before it can be used."""
+    named = {
         name
-        for name, amount in machine.spec.resources.requests.items()
+        for name, amount in claim.spec.resources.requests.items()
         if name != "storage" and parse_quantity(amount) > 0
-    ]
-    if machine.spec.values(MACHINE_TYPE_LABEL) == ("gpu",) and GPU_RESOURCE not in named:
-        named.append(GPU_RESOURCE)
+    }
+    # Claims as KAITO writes them ask for storage alone; that it is a GPU node says a requirement, or the cloud.
+    if claim.spec.values(MACHINE_TYPE_LABEL) == ("gpu",) or parse_quantity(
+        claim.status.capacity.get(GPU_RESOURCE, "0")
+    ):
+        named.add(GPU_RESOURCE)
     return tuple(sorted(named))
 
 
@@ -159,39 +238,48 @@ def _say(taint: Taint) -> str:
     return f"{taint.key}={taint.value}:{taint.effect}"
 
 
-def _summary(dependents: Sequence[Condition]) -> Condition:
-    """knative's rule: the first that is False decides, else the first that is Unknown, else all is well."""
-    for word in ("False", "Unknown"):
-        for each in dependents:
-            if each.status == word:
-                return _put("Ready", word, each.reason, each.message)
-    return _put("Ready", "True")
+# -- the node ------------------------------------------------------------------------------------------------------
 
 
-def _node_patch(machine: Machine, node: Node, *, initialized: bool) -> Mapping[str, Any] | None:
-    """What the node lacks of what the claim gives it. Lists are replaced whole, so the patch carries the version."""
+def _node_patch(claim: NodeRequest, node: Node, *, initialized: bool) -> Mapping[str, Any] | None:
+    """What the node lacks of what the claim gives it. Lists are replaced whole, so the patch carries the version.
+
+    What the claim says is given once, when the node registers: then it is the node's, to be changed by others.
+    """
     metadata: dict[str, Any] = {}
-    labels = {**machine.metadata.labels, REGISTERED_LABEL: "true"}
+    patch: dict[str, Any] = {}
+    joining = not is_true(claim.status.conditions, claim.registered)
+    labels = dict(claim.metadata.labels) if joining else {}
+    labels[REGISTERED_LABEL] = "true"
     if initialized:
         labels[INITIALIZED_LABEL] = "true"
-    lacking = {key: value for key, value in labels.items() if node.metadata.labels.get(key) != value}
-    if lacking:
+    if lacking := {key: value for key, value in labels.items() if node.metadata.labels.get(key) != value}:
         metadata["labels"] = lacking
+    if joining:
+        notes = {key: value for key, value in claim.metadata.annotations.items() if key not in _PRIVATE}
+        if lacking := {key: value for key, value in notes.items() if node.metadata.annotations.get(key) != value}:
+            metadata["annotations"] = lacking
     if not node.deleting and TERMINATION_FINALIZER not in node.metadata.finalizers:
         metadata["finalizers"] = [*node.metadata.finalizers, TERMINATION_FINALIZER]
-    if not any(ref.uid == machine.uid for ref in node.metadata.owner_references):
-        own = machine.owner_reference(controller=False).evolve(controller=None, block_owner_deletion=True)
+    if not any(ref.uid == claim.uid for ref in node.metadata.owner_references):
+        own = claim.owner_reference(controller=False).evolve(controller=None, block_owner_deletion=True)
         metadata["ownerReferences"] = [*(each.to_wire() for each in node.metadata.owner_references), own.to_wire()]
-    patch: dict[str, Any] = {}
-    taints = list(node.spec.taints)
-    if REGISTERED_LABEL not in node.metadata.labels:
-        present = {(each.key, each.effect) for each in taints}
-        wanted = (*machine.spec.taints, *machine.spec.startup_taints)
-        taints += [each for each in wanted if (each.key, each.effect) not in present]
-        taints = [each for each in taints if each.key != "karpenter.sh/unregistered"]
-    if len(taints) != len(node.spec.taints) or any(a is not b for a, b in zip(taints, node.spec.taints, strict=False)):
+    taints = _taints(claim, node)
+    if taints != node.spec.taints:
         patch["spec"] = {"taints": [each.to_wire() for each in taints]}
     if not metadata and not patch:
         return None
     metadata["resourceVersion"] = node.metadata.resource_version
     return {"metadata": metadata, **patch}
+
+
+def _taints(claim: NodeRequest, node: Node) -> tuple[Taint, ...]:
+    """Startup taints are put on once: a node that has the label of those that are registered has had them."""
+    if REGISTERED_LABEL in node.metadata.labels:
+        return node.spec.taints
+    taints = [each for each in node.spec.taints if each.key != _UNREGISTERED_TAINT]
+    if node.metadata.labels.get(_DO_NOT_SYNC_TAINTS) != "true":
+        for each in (*claim.spec.taints, *claim.spec.startup_taints):
+            if all((each.key, each.effect) != (other.key, other.effect) for other in taints):
+                taints.append(each)
+    return tuple(taints)
