@@ -227,7 +227,9 @@ async def _stream(
             except TimeoutError:
                 continue
         if options.bookmarks and not backend.closing:
-            yield _bookmark(call, resource, max(cursor, backend.store.rv))
+            # A reader may have taken its time: what it was not shown is after its last bookmark, and not before it.
+            shown = cursor if bucket.since(cursor, 1) else max(cursor, backend.store.rv)
+            yield _bookmark(call, resource, shown)
     except StatusError as error:  # what is to be shown cannot be converted
         yield _error(error)
     finally:

@@ -9,6 +9,7 @@ import pytest
 from apihelpers import CM, CRDS, PODS, WS, Api, SteppingClock, config_map, fails, pod, workspace, workspace_crd
 
 from kaito_ctrl.devcluster.apiserver import ApiServer, watching
+from kaito_ctrl.testing import run_virtual
 
 
 async def test_changes_arrive_in_order(api: Api) -> None:
@@ -127,6 +128,27 @@ async def test_a_watch_ends_after_its_timeout_with_a_bookmark(api: Api) -> None:
     assert event["type"] == "BOOKMARK"
     assert event["object"]["kind"] == "ConfigMap"
     assert event["object"]["metadata"]["resourceVersion"] == version
+
+
+def test_the_last_bookmark_of_a_watch_is_not_after_a_change_that_a_slow_reader_was_not_shown() -> None:
+    async def main() -> None:
+        clock = SteppingClock()
+        server = ApiServer(clock=clock, rng=random.Random(1))
+        api = Api(server, clock)
+        version = (await api.get(CM))["metadata"]["resourceVersion"]
+        options = {"resourceVersion": version, "timeoutSeconds": 5, "allowWatchBookmarks": True}
+        async with api.watch(CM, **options) as stream:
+            await api.post(CM, config_map("a"))
+            assert await stream.seen(1) == [("ADDED", "a")]
+            await asyncio.sleep(6)
+            unseen = await api.post(CM, config_map("b"))
+            last = await stream.event()
+            assert last["type"] == "BOOKMARK"
+            assert int(last["object"]["metadata"]["resourceVersion"]) < int(unseen["metadata"]["resourceVersion"])
+            assert await stream.ended()
+        await server.aclose()
+
+    run_virtual(main())
 
 
 async def test_a_streaming_list_marks_its_end(api: Api) -> None:
