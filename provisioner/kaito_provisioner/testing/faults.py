@@ -40,6 +40,8 @@ class Fault:
     times: int
     after: bool
     """Whether the request has had its effect first."""
+    resent: bool = False
+    """Of a dropped connection: whether the client's HTTP library gets through when it sends the request again."""
     error: ArmError | None = None
     seconds: float = 0.0
     count: int = 0
@@ -117,9 +119,15 @@ class Faults:
         skip: int = 0,
         times: int = 1,
         after: bool = True,
+        resent: bool = False,
     ) -> Fault:
-        """Drop the connection; *after* the request has had its effect, or before."""
-        return self._add(Fault("drop", on, pool, skip, times, after))
+        """Drop the connection; *after* the request has had its effect, or before.
+
+        Of a connection that is lost before there is an answer, aiohttp sends an idempotent request again by itself,
+        once and at once, below all that the SDK says about retries. Only with *resent* does that one arrive, so that a PUT
+        comes twice; else it is lost as well, and the SDK hears of it.
+        """
+        return self._add(Fault("drop", on, pool, skip, times, after, resent))
 
     def slow(
         self,

@@ -20,7 +20,7 @@ from kaito_provisioner.testing.errors import (
     turned_away,
 )
 from kaito_provisioner.testing.faults import Call, Dropped, Faults
-from kaito_provisioner.testing.messages import Answer, Request
+from kaito_provisioner.testing.messages import IDEMPOTENT, Answer, Request
 from kaito_provisioner.testing.tokens import IDENTITY_PATH, Issuer
 
 __all__ = ["Entry", "FrontDoor", "Requests"]
@@ -69,6 +69,7 @@ class FrontDoor:
         self.registered_at: float | None = float("-inf")
         """Since when the subscription may use AKS at all, by a monotonic clock; ``None``: nobody has registered it."""
         self._api = api
+        self._lost: set[tuple[str, str, str]] = set()
         self._issuer = issuer
         self._faults = faults
         self._clock = clock
@@ -91,18 +92,24 @@ class FrontDoor:
         )
         self.requests.counts[call] += 1
         self.requests.log.append(entry)
-        if self._faults.down:
+        again = (entry.client, entry.method, entry.path)
+        if self._faults.down or again in self._lost:
+            self._lost.discard(again)
             raise Dropped
         fault = self._faults.take(call, pool)
         try:
             if fault is not None and not fault.after:
                 await fault.strike()
             answer = self._answer(request, call, segments)
+            if fault is not None and fault.after:
+                await fault.strike()
+        except Dropped:
+            if fault is not None and not fault.resent and request.method in IDEMPOTENT:
+                self._lost.add(again)
+            raise
         except ArmError as error:
             answer = Answer.of(error)
             entry.code = error.code
-        if fault is not None and fault.after:
-            await fault.strike()
         entry.status = answer.status
         answer.headers.update(self._headers(request))
         return answer

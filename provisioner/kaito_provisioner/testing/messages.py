@@ -9,7 +9,10 @@ from typing import Any
 
 from kaito_provisioner.testing.errors import ArmError, turned_away
 
-__all__ = ["Answer", "Request"]
+__all__ = ["IDEMPOTENT", "Answer", "Request"]
+
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+"""The methods of requests that aiohttp sends again when the connection is lost before there is an answer."""
 
 
 @dataclass(frozen=True, slots=True)

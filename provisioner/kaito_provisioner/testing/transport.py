@@ -21,7 +21,7 @@ from azure.core.rest import AsyncHttpResponse, HttpRequest
 from azure.core.utils import case_insensitive_dict
 
 from kaito_provisioner.testing.faults import Dropped
-from kaito_provisioner.testing.messages import Answer, Request
+from kaito_provisioner.testing.messages import IDEMPOTENT, Answer, Request
 from kaito_provisioner.testing.tokens import Issuer
 
 __all__ = ["LocalArmTransport", "LocalCredential"]
@@ -34,8 +34,8 @@ _READ_TIMEOUT = 300.0
 class LocalArmTransport(AsyncHttpTransport[HttpRequest, AsyncHttpResponse]):
     """A transport for ``ContainerServiceClient(..., transport=...)`` that calls *handle* instead of a server.
 
-    A lost connection raises what the SDK's aiohttp transport raises for it: ``ServiceRequestError``, whether or not the
-    request has had its effect.
+    With a lost connection it deals as the SDK's aiohttp transport does: it sends an idempotent request again, once;
+    then it raises ``ServiceRequestError``, whether or not the request has had its effect.
     """
 
     def __init__(self, handle: Handler) -> None:
@@ -70,7 +70,12 @@ class LocalArmTransport(AsyncHttpTransport[HttpRequest, AsyncHttpResponse]):
         seconds = float(kwargs.get("read_timeout") or _READ_TIMEOUT)
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._handle(sent)
+                try:
+                    answer = await self._handle(sent)
+                except Dropped:
+                    if sent.method not in IDEMPOTENT:
+                        raise
+                    answer = await self._handle(sent)
         except Dropped:
             lost = ServerDisconnectedError()
             raise ServiceRequestError(lost, error=lost) from lost

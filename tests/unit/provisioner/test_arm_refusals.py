@@ -383,6 +383,21 @@ async def test_a_dropped_connection_looks_the_same_before_and_after(azure: Azure
 
 
 @with_arm()
+async def test_a_lost_put_may_come_twice(azure: Azure) -> None:
+    azure.arm.faults.drop(on="put", after=True, resent=True)
+    error = await azure.refused(azure.put(**NO_RETRY))
+    assert "Creating) is in progress" in str(error.message)
+    assert azure.arm.requests.counts["put"] == 2
+
+
+@with_arm()
+async def test_a_retry_of_the_sdks_gets_through(azure: Azure) -> None:
+    azure.arm.faults.drop(on="list")
+    assert await azure.names() == ["system"]
+    assert azure.arm.requests.counts["list"] == 3
+
+
+@with_arm()
 async def test_what_hangs_ends_with_the_clients_patience(azure: Azure) -> None:
     azure.arm.faults.hold(on="get")
     with pytest.raises(ServiceResponseTimeoutError):
