@@ -124,8 +124,8 @@ class Faults:
         """Drop the connection; *after* the request has had its effect, or before.
 
         Of a connection that is lost before there is an answer, aiohttp sends an idempotent request again by itself,
-        once and at once, below all that the SDK says about retries. Only with *resent* does that one arrive, so that a PUT
-        comes twice; else it is lost as well, and the SDK hears of it.
+        once and at once, below all that the SDK says about retries. Only with *resent* does that one arrive, so that a
+        PUT comes twice; else it is lost as well, and the SDK hears of it.
         """
         return self._add(Fault("drop", on, pool, skip, times, after, resent))
 
