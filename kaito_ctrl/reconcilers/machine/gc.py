@@ -1,0 +1,232 @@
+"""Garbage collection, both ways: instances that no claim asks for, and claims that no instance stands behind.
+
+Everything is read live at each pass, and nothing has to be remembered from one to the next. The instances are listed
+before the claims, so that whatever was made meanwhile has a claim in the list. What looks like garbage is asked about
+once more, by itself, right before it is destroyed. Ages are by the API server's clock. Of a fleet no more than a fifth
+goes in one pass; and if what the cloud shows contradicts what the cluster shows, nothing does.
+
+For everything that fails there is a next pass: an error ends this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+
+from kaito_api.core import Node
+from kaito_api.karpenter import DISRUPTED_TAINT, TERMINATION_FINALIZER, Machine, NodeRequest
+from kaito_ctrl.reconcilers.machine.fleet import share
+from kaito_ctrl.reconcilers.machine.inventory import CLAIM_UID_LABEL, Inventory
+from kaito_ctrl.reconcilers.machine.managed import is_managed
+from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics, GcOutcome
+from kaito_ctrl.reconcilers.machine.telling import collected, collection_refused
+from kaito_ctrl.runtime import Client, ObjectKey, key_of
+from kaito_ctrl.runtime.clock import Clock
+from kaito_ctrl.runtime.codec import decode_header
+from kaito_ctrl.runtime.errors import DecodeError, KubeError, LeaseLost, NotFound
+from kaito_ctrl.runtime.events import DISCARD, EventSink
+from kaito_ctrl.runtime.lifetime import Lifetime
+from kaito_ctrl.runtime.logs import logger
+from kaito_provisioner import ClaimRef, CloudError, CloudProvider, Instance
+from kaito_provisioner import NotFound as InstanceNotFound
+
+__all__ = ["GarbageCollection"]
+
+_EVERY = 120.0
+"""Seconds from the end of a pass to the next, give or take a tenth: Karpenter's figure."""
+_AGE = 300.0
+"""Seconds that an instance has to have been there for before it is taken to be nobody's."""
+_PASS = 300.0
+"""Seconds after which a pass is given up."""
+
+
+class GarbageCollection:
+    """Runs the passes, on the leader: *client* has to be fenced."""
+
+    name = "garbagecollection"
+
+    def __init__(
+        self,
+        cloud: CloudProvider,
+        client: Client,
+        kind: type[NodeRequest] = Machine,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        events: EventSink = DISCARD,
+        metrics: ClaimMetrics | None = None,
+        every: float = _EVERY,
+    ) -> None:
+        self._cloud = cloud
+        self._client = client
+        self._kind = kind
+        self._clock = clock
+        self._rng = rng
+        self._events = events
+        self._metrics = metrics or ClaimMetrics(kind)
+        self._every = every
+        self._log = logger().bind(controller=self.name, kind=kind.kind)
+        self._seen: dict[str, float] = {}
+        """When a leaked instance was seen first, by its claim's uid; for those that do not tell their age."""
+
+    async def run(self, lifetime: Lifetime) -> None:
+        """Until asked to stop."""
+        lifetime.started()
+        while not lifetime.is_stopping:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._every * (0.9 + 0.2 * self._rng.random())):
+                    await lifetime.wait_stopping()
+            if not lifetime.is_stopping:
+                await self.collect()
+
+    async def collect(self) -> GcOutcome:
+        """One pass. Whatever goes wrong in it is logged and counted."""
+        outcome: GcOutcome = "failed"
+        try:
+            async with asyncio.timeout(_PASS):
+                outcome = await self._pass()
+        except CloudError as error:
+            self._log.warning("the cloud refused; the next pass goes on", reason=error.reason, error=error.message)
+        except LeaseLost as error:
+            self._log.info("the pass ends", reason=str(error))
+        except (KubeError, TimeoutError) as error:
+            self._log.warning("the pass failed; the next one goes on", error=f"{type(error).__name__}: {error}")
+        except Exception:  # noqa: BLE001 - a backend's defect must not end the process
+            self._log.exception("the pass failed; the next one goes on")
+        self._metrics.collected(outcome)
+        return outcome
+
+    async def _pass(self) -> GcOutcome:
+        found = await self._read()
+        if (refusal := found.contradiction()) is not None:
+            claim, why = refusal
+            self._log.error("refuses to collect", claim=claim.name if claim is not None else None, reason=why)
+            if claim is not None:
+                collection_refused(self._events, claim, why)
+            return "refused"
+        for node, name, uid in found.left():
+            await self._let_go(node, ClaimRef(name, uid, node.spec.provider_id))
+        budget = share(max(len(found.instances), len(found.claims)))
+        for instance in await self._ripe(found.leaked()):
+            if budget and await self._delete_instance(instance, found.nodes_of(instance)):
+                budget -= 1
+        forsaken = found.forsaken()
+        if forsaken and (why_not := found.held()) is not None:
+            self._log.warning("claims without an instance are kept for now", claims=len(forsaken), reason=why_not)
+            return "held"
+        for claim in forsaken:
+            if budget and await self._delete_claim(claim):
+                budget -= 1
+        return "done"
+
+    async def _read(self) -> Inventory:
+        """The instances first, and the claims last: for whatever has an instance, or a node, had a claim before."""
+        instances = [each for each in await self._cloud.list() if each.claim_kind == self._kind.kind]
+        # A node that does not fit its model is not one that has joined for us.
+        nodes = await self._client.list(Node, misfits=[])
+        misfits: list[DecodeError] = []
+        claims = await self._client.list(self._kind, misfits=misfits)
+        uids = {each.uid for each in claims} | {decode_header(each.raw).uid for each in misfits}
+        ours = [each for each in claims if is_managed(each, self._cloud.node_classes)]
+        return Inventory(self._kind, instances, nodes, ours, frozenset(uids))
+
+    async def _ripe(self, leaked: Sequence[Instance]) -> list[Instance]:
+        """Those of *leaked* that have been there for long enough; the oldest first."""
+        now = self._clock.monotonic()
+        self._seen = {each.claim_uid: self._seen.get(each.claim_uid, now) for each in leaked}
+        if not leaked:
+            return []
+        server = await self._client.server_time()
+        ages = [(_age(each, server, now - self._seen[each.claim_uid]), each) for each in leaked]
+        ripe = [(age, each) for age, each in ages if age >= _AGE]
+        return [each for _, each in sorted(ripe, key=lambda pair: (-pair[0], pair[1].name))]
+
+    async def _delete_instance(self, listed: Instance, nodes: Sequence[Node]) -> bool:
+        """Delete an instance whose claim is not there; whether that was so, and it was not being deleted already."""
+        ref = ClaimRef(listed.name, listed.claim_uid, listed.provider_id, listed.operation)
+        if await self._exists(ref):
+            self._log.error("a claim is there that the list of claims lacks", claim=ref.name, uid=ref.uid)
+            return False
+        try:
+            instance = await self._cloud.find(ref)
+        except InstanceNotFound:
+            return False
+        if instance.state == "Deleting":
+            return False
+        self._log.warning("deleting an instance that has no claim", instance=instance.name, claim_uid=ref.uid)
+        for node in nodes:
+            await self._dismiss(node, ref.uid)
+        self._check_leading()
+        with suppress(InstanceNotFound):
+            await self._cloud.delete(instance)
+        self._metrics.leaked()
+        return True
+
+    async def _delete_claim(self, listed: NodeRequest) -> bool:
+        """Delete a claim whose instance is not there; whether that was so."""
+        try:
+            claim = await self._client.get(self._kind, listed.name)
+        except NotFound:
+            return False
+        if claim.uid != listed.uid or claim.deleting:
+            return False
+        with suppress(InstanceNotFound):
+            await self._cloud.find(ClaimRef(claim.name, claim.uid, claim.status.provider_id))
+            return False
+        why = "its instance is gone"
+        self._log.warning("deleting a claim", claim=claim.name, reason=why)
+        with suppress(NotFound):
+            await self._client.delete(self._kind, key_of(claim), uid=claim.uid)
+        collected(self._events, claim, why)
+        self._metrics.disrupted(claim, "garbage_collected")
+        return True
+
+    async def _let_go(self, node: Node, ref: ClaimRef) -> None:
+        """Take our finalizer off what is left of a node whose claim and instance are both gone, and delete it."""
+        if await self._exists(ref):
+            return
+        with suppress(InstanceNotFound):
+            await self._cloud.find(ref)
+            return
+        self._log.warning("letting go of a node that has neither claim nor instance", node=node.name)
+        with suppress(NotFound):
+            if not node.deleting:
+                await self._client.delete(Node, key_of(node), uid=node.uid)
+            live = await self._client.get(Node, node.name)
+            if live.uid == node.uid:
+                kept = [each for each in live.metadata.finalizers if each != TERMINATION_FINALIZER]
+                metadata = {"uid": live.uid, "resourceVersion": live.metadata.resource_version, "finalizers": kept}
+                await self._client.patch(Node, key_of(live), {"metadata": metadata})
+
+    async def _dismiss(self, node: Node, uid: str) -> None:
+        """Keep new pods off *node*, mark it, and delete it; our finalizer holds it until its instance is gone."""
+        with suppress(NotFound):
+            taints = [each for each in node.spec.taints if each.key != DISRUPTED_TAINT.key]
+            wire = [each.to_wire() for each in (*taints, DISRUPTED_TAINT)]
+            metadata = {"uid": node.uid, "resourceVersion": node.metadata.resource_version}
+            patch = {"metadata": {**metadata, "labels": {CLAIM_UID_LABEL: uid}}, "spec": {"taints": wire}}
+            await self._client.patch(Node, key_of(node), patch)
+            if not node.deleting:
+                await self._client.delete(Node, key_of(node), uid=node.uid)
+
+    async def _exists(self, ref: ClaimRef) -> bool:
+        """Whether the claim is there, whatever it says, and whether or not it can be read."""
+        try:
+            raw = await self._client.get_raw(self._kind, ObjectKey("", ref.name))
+        except NotFound as error:
+            if not error.of_object:
+                raise
+            return False
+        return decode_header(raw).uid == ref.uid
+
+    def _check_leading(self) -> None:
+        if self._client.fence is not None:
+            self._client.fence.check()
+
+
+def _age(instance: Instance, server: datetime, seen: float) -> float:
+    """Seconds since *instance* was made, or if it does not say, since it was seen first."""
+    return (server - instance.created).total_seconds() if instance.created is not None else seen
