@@ -55,6 +55,8 @@ class Step:
     verb: str
     what: str
     body: Mapping[str, Any] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
+    """The pods and instances that there were at that moment."""
 
     def __str__(self) -> str:
         return f"{self.verb} {self.what}"
@@ -70,8 +72,8 @@ class _Journal:
     async def send(self, request: Request) -> Response:
         if request.method != "GET" and "/events" not in request.path:
             body = json.loads(request.body) if request.body else {}
-            what = "/".join(request.path.split("/")[2 if request.path.startswith("/api/") else 4 :])
-            self.scene.steps.append(Step(self.scene.now, request.method, what.partition("v1/")[2] or what, body))
+            _, _, what = request.path.partition("/v1alpha5/" if "/v1alpha5/" in request.path else "/v1/")
+            await self.scene.note(request.method, what, body)
         answer = self.scene.answer(request) if self.scene.answer is not None else None
         if answer is not None:
             return answer
@@ -96,7 +98,7 @@ class _JournalledCloud:
         return await self._cloud.find(claim)
 
     async def delete(self, instance: Instance) -> Instance:
-        self._scene.steps.append(Step(self._scene.now, "CLOUD", f"delete {instance.name}"))
+        await self._scene.note("CLOUD", f"delete {instance.name}")
         return await self._cloud.delete(instance)
 
 
@@ -147,6 +149,12 @@ class Scene:
     """The looks into the cloud."""
     answer: Callable[[Request], Response | None] | None = None
     """What the API server's place answers to the controller, if it does."""
+
+    async def note(self, verb: str, what: str, body: Mapping[str, Any] | None = None) -> None:
+        """The controller does something."""
+        pods = [each.name for each in await self.user.list(Pod)]
+        instances = [each.name for each in self.cloud.existing()]
+        self.steps.append(Step(self.now, verb, what, body or {}, (*pods, *instances)))
 
     # -- what there is to end ------------------------------------------------------------------------------------
 
