@@ -101,7 +101,7 @@ async def _live_all(make_bench: MakeBench, strikes: Iterable[_Strike], length: _
         lives += 1
     if not lives:
         raise NotApplicable("the bench knows none of these faults")
-    return f"{lives} lives; undisturbed, one takes {length.creation} requests to come and {length.deletion} to go"
+    return f"lives: {lives}; requests of an undisturbed one: {length.creation} to come, {length.deletion} to go"
 
 
 async def _faults(make_bench: MakeBench, among: Sequence[Fault] = tuple(Fault)) -> list[Fault]:
