@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -27,7 +28,7 @@ from kaito_ctrl.reconcilers.machine import telling
 from kaito_ctrl.reconcilers.machine.eviction import Evictions
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics
 from kaito_ctrl.runtime import Context
-from kaito_ctrl.runtime.codec import decode_header
+from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.errors import DecodeError
 
 __all__ = ["GIVEN_UP_AFTER", "DrainPlan", "Drained", "Occupant", "drain", "plan_drain", "silence"]
@@ -37,7 +38,7 @@ GIVEN_UP_AFTER = 300.0
 Kubernetes gives every pod for ``node.kubernetes.io/not-ready`` and ``/unreachable``."""
 _STUCK = 60.0
 """Seconds past its deletion time after which a pod is taken to be stuck, and no longer waited for (Karpenter's)."""
-_CRITICAL = frozenset({"system-cluster-critical", "system-node-critical"})
+_CRITICAL = ("system-cluster-critical", "system-node-critical")
 _MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 _SHARES = 10
 """Evictions under way at once: a webhook that hangs must not use up the time of the other pods."""
@@ -232,16 +233,25 @@ async def occupants(node: Node, ctx: Context) -> Sequence[Occupant]:
     misfits: list[DecodeError] = []
     pods = list(await ctx.client.list(Occupant, fields=f"spec.nodeName={node.name}", misfits=misfits))
     for misfit in misfits:
-        # Not even its metadata is what it should be. What there is of it is enough to ask it to leave.
-        try:
-            header = decode_header(misfit.raw)
-        except ValueError:
-            ctx.log.warning("a pod cannot be read, and is not drained", node=node.name, error=str(misfit))
-            continue
-        metadata = ObjectMeta(name=header.name, namespace=header.namespace or "", uid=header.uid)
-        if header.deletion_timestamp is None:
-            pods.append(Occupant(metadata=metadata.evolve(annotations=header.annotations or {})))
+        pod = _salvaged(misfit.raw)
+        if pod is None:
+            ctx.log.warning("a pod has no name that could be read, and is not drained", node=node.name)
+        else:
+            pods.append(pod)
     return pods
+
+
+def _salvaged(raw: bytes) -> Occupant | None:
+    """A pod of whose metadata only some fields are what they should be."""
+    found = decode_json(raw)
+    metadata: dict[str, Any] = {}
+    for name, value in (_of(found, "metadata") or {}).items():
+        with suppress(ValueError):
+            ObjectMeta.model_validate({name: value})
+            metadata[name] = value
+    if not {"name", "namespace", "uid"} <= set(metadata):
+        return None
+    return Occupant.model_validate({"metadata": metadata, "spec": _of(found, "spec"), "status": _of(found, "status")})
 
 
 def _tolerates(raw: Any) -> bool:
