@@ -143,13 +143,16 @@ class AksCloud:
 
     async def delete(self, instance: Instance) -> Instance:
         pool = (await self._inventory.pools(_AGE)).get(instance.name)
-        if pool is None or pool.claim_uid != instance.claim_uid or not pool.etag:
+        if pool is None or pool.claim_uid != instance.claim_uid:
             pool = await self._still(instance)
-        if pool.provisioning_state != "Deleting":
-            operation = await self._delete(pool, instance)
-            self._inventory.deleting(pool)
-            return replace(instance, state="Deleting", operation=operation.pack() if operation is not None else "")
-        return replace(instance, state="Deleting")
+        if pool.provisioning_state == "Deleting":
+            return replace(instance, state="Deleting")
+        if not pool.etag:
+            # An older API, without a precondition: whose it is must at least be fresh.
+            pool = await self._still(instance)
+        operation = await self._delete(pool, instance)
+        self._inventory.deleting(pool)
+        return replace(instance, state="Deleting", operation=operation.pack() if operation is not None else "")
 
     async def instance_types(self) -> Sequence[InstanceType]:
         return tuple(size.instance_type() for size in self._sizes.values())
@@ -219,15 +222,14 @@ class AksCloud:
 
     async def _hidden(self, claim: ClaimRef, operation: Operation | None) -> Instance:
         """The service shows no such pool: it may still be making it."""
-        polled = await self._arm.poll(claim.name, operation) if operation is not None else None
-        if operation is None or polled is None or not polled.running:
-            self._inventory.gone(claim.name)
-            self._pacer.leave(claim.name)
-            raise NotFound(f"there is no agent pool {claim.name}")
-        if operation.pool is not None:
-            state: InstanceState = "Creating" if operation.doing == "create" else "Deleting"
-            return replace(self._instance(operation.pool, operation=claim.operation), state=state)
-        return Instance(claim.name, claim.uid, "Deleting", "", provider_id=claim.provider_id, operation=claim.operation)
+        # One that deletes a pool is over when the pool is gone.
+        if operation is not None and operation.pool is not None and operation.pool.claim_uid == claim.uid:
+            polled = await self._arm.poll(claim.name, operation)
+            if polled is not None and polled.running:
+                return replace(self._instance(operation.pool, operation=claim.operation), state="Creating")
+        self._inventory.gone(claim.name)
+        self._pacer.leave(claim.name)
+        raise NotFound(f"there is no agent pool {claim.name}")
 
     # -- delete --------------------------------------------------------------------------------------------------
 

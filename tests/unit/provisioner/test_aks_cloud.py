@@ -30,7 +30,7 @@ from kaito_provisioner.conformance.bench import Fault
 from kaito_provisioner.testing.messages import Answer, Request
 from tests.unit.provisioner.aksbench import TYPES, AksBench, aks_bench
 
-SMALL, LARGE, _ = (Offering(each) for each in TYPES)
+SMALL, LARGE = (Offering(each) for each in TYPES)
 Test = Callable[[AksBench, AksCloud], Awaitable[None]]
 
 
