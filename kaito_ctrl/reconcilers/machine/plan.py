@@ -244,13 +244,13 @@ def _say(taint: Taint) -> str:
 def _node_patch(claim: NodeRequest, node: Node, *, initialized: bool) -> Mapping[str, Any] | None:
     """What the node lacks of what the claim gives it. Lists are replaced whole, so the patch carries the version.
 
-    What the claim says is given once, when the node registers: then it is the node's, to be changed by others.
+    Labels are put back whenever somebody takes them off, for by them workloads find their nodes; annotations and taints
+    are given once, when the node registers: then they are the node's, to be changed by others.
     """
     metadata: dict[str, Any] = {}
     patch: dict[str, Any] = {}
     joining = not is_true(claim.status.conditions, claim.registered)
-    labels = dict(claim.metadata.labels) if joining else {}
-    labels[REGISTERED_LABEL] = "true"
+    labels = {**claim.metadata.labels, REGISTERED_LABEL: "true"}
     if initialized:
         labels[INITIALIZED_LABEL] = "true"
     if lacking := {key: value for key, value in labels.items() if node.metadata.labels.get(key) != value}:

@@ -269,13 +269,15 @@ def test_what_was_initialized_stays_so(kind: type[NodeRequest]) -> None:
         assert plan_claim(claim(kind, first.status), seen, NOW + timedelta(hours=1)).status == first.status
 
 
-def test_a_registered_nodes_labels_are_its_own() -> None:
+def test_a_registered_node_gets_its_labels_back_and_keeps_what_others_make_of_the_rest() -> None:
     first = plan(node())
-    relabelled = node(labels={"apps": "other", "karpenter.sh/registered": "true"}, finalizers=["a"])
-    again = plan_claim(claim(Machine, first.status), Observed(nodes=(relabelled,)), NOW)
+    bared = node(labels={"apps": "other", "karpenter.sh/registered": "true"}, finalizers=["a"])
+    again = plan_claim(claim(Machine, first.status, annotations={"a": "b"}), Observed(nodes=(bared,)), NOW)
     assert again.node_patch is not None
-    assert again.node_patch["metadata"]["labels"] == {"karpenter.sh/initialized": "true"}
+    assert again.node_patch["metadata"]["labels"] == {"apps": "phi-3", "karpenter.sh/initialized": "true"}
     assert again.node_patch["metadata"]["finalizers"] == ["a", "karpenter.sh/termination"]
+    assert "annotations" not in again.node_patch["metadata"]
+    assert "spec" not in again.node_patch
 
 
 def test_a_transition_time_moves_with_the_status() -> None:
