@@ -37,10 +37,12 @@ async def _orderly(bench: Bench) -> str:
     request = claim(bench)
     instance = await running(bench, request)
     provider, waited, before = await start(bench), 0.0, bench.calls
+    pause = 1.0
     while await _going(provider, instance):
         require(waited <= _PATIENCE, f"after {waited / 3600:g} h the instance is still going")
-        await bench.elapse(_ROUND)
-        waited += _ROUND
+        await bench.elapse(pause)
+        waited += pause
+        pause = min(_ROUND, 2 * pause)
     none_left(bench, request, "after NotFound")
     require(not await _going(provider, instance), "what is gone is going again")
     return f"gone after {waited:.0f} s; requests: {bench.calls - before}"

@@ -97,10 +97,10 @@ class Life:
                 continue
             except NotFound:
                 self._seen = None
-                if self._asked_at is None:
+                if self._asked_at is None or self._asked_at + CONSISTENT <= self._now:
                     break
                 # Once more, when the cloud has had the time to show what it was asked for last.
-                await self._pass(max(0.0, self._asked_at + CONSISTENT - self._now))
+                await self._pass(self._asked_at + CONSISTENT - self._now)
                 self._asked_at = None
                 continue
             except CloudError as error:

@@ -34,7 +34,7 @@ async def _found(bench: Bench) -> None:
 @case("a fresh process resumes the operation that makes the instance")
 async def _resumed(bench: Bench) -> None:
     request = claim(bench)
-    seen = await (await start(bench)).create(request)
+    begun = seen = await (await start(bench)).create(request)
     waited = 0.0
     while seen.state == "Creating":
         require(waited <= _PATIENCE, f"after {waited / 3600:g} h the instance is still said to be Creating")
@@ -42,6 +42,8 @@ async def _resumed(bench: Bench) -> None:
         waited += _ROUND
         seen = await (await start(bench)).find(ref(request, seen))
     require(seen.state == "Running", f"the instance is {seen.state}")
+    late = await (await start(bench)).find(ref(request, begun))
+    require(late.state == "Running", f"asked with the operation that made it, which is over, find says {late.state}")
     require(not seen.operation, f"nothing is done to a running instance, and its operation is {seen.operation!r}")
 
 
