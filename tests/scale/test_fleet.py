@@ -13,7 +13,7 @@ ONCE = {
     "PATCH controllerrevisions": 1,
     "PATCH services": 1,
     "PATCH deployments": 1,
-    "PATCH machines": 3,  # asked for; the finalizer; what the cloud says of the instance
+    "PATCH machines": 4,  # asked for; the finalizer; that the cloud is being asked; what it says of the instance
     "PATCH machines/status": 2,  # launched; registered and initialized
     "PATCH nodes": 1,
 }
