@@ -30,6 +30,7 @@ from kaito_ctrl.devcluster.nodelifecycle import NodeLifecycle
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics
 from kaito_ctrl.reconcilers.machine.termination import Termination
 from kaito_ctrl.runtime import Client, Cluster, Context, Controller, Manager, ObjectKey, Reader, Result, key_of, watches
+from kaito_ctrl.runtime.codec import Header
 from kaito_ctrl.runtime.errors import NotFound
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 from kaito_ctrl.testing import Fault, FaultyTransport, FixedPlan, Host, Network, Plan, VirtualClock, run_virtual
@@ -127,6 +128,9 @@ class _Ender(Controller[NodeRequest]):
 
     async def cleanup(self, obj: NodeRequest, ctx: Context) -> Result:
         return await self._termination.run(obj, ctx)
+
+    async def abandon(self, header: Header, ctx: Context) -> Result:
+        return await self._termination.abandon(self.kind, ctx)
 
 
 def _indexed(value: str) -> tuple[str, ...]:

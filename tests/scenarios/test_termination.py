@@ -24,6 +24,7 @@ from kaito_api.karpenter import (
 )
 from kaito_api.meta import rfc3339
 from kaito_ctrl.runtime import ObjectKey
+from kaito_ctrl.runtime.errors import DecodeError
 from kaito_provisioner import ClaimRef, CloudError, Conflict, Instance, NotFound, Throttled, Unavailable
 from tests.scenarios.ending import BOOT, NAME, SHUTDOWN, Scene, ending
 from tests.scenarios.kubelet import GRACE
@@ -583,3 +584,23 @@ async def test_a_hundred_claims_end_at_once(scene: Scene) -> None:
     await scene.until_gone(SHUTDOWN + 20)
     assert scene.now - began < SHUTDOWN + 20
     assert scene.cloud.calls["delete"] == 100
+
+
+@ending(kind=Machine)
+async def test_a_claim_that_does_not_fit_its_model_ends_in_the_same_order(scene: Scene) -> None:
+    await scene.up(annotations={TERMINATION_TIMESTAMP_ANNOTATION: rfc3339(scene.wall + timedelta(hours=1))})
+    await scene.pod("web")
+    await scene.budget("web", 0)
+    found = await scene.user.get(Machine, NAME)
+    odd = {"type": "Odd", "status": "True", "lastTransitionTime": "yesterday"}
+    status = {"conditions": [*(each.to_wire() for each in found.status.conditions), odd]}
+    await scene.user.patch_raw(Machine, KEY, {"status": status}, subresource="status")
+    with pytest.raises(DecodeError):
+        await scene.user.get(Machine, NAME)
+    await scene.delete()
+    await asyncio.sleep(30)
+    assert await scene.pods() == ["web"]
+    assert (await scene.user.get(Node, NAME)).deleting
+    assert await scene.events("TerminationGracePeriodExpiring")
+    await scene.budget("web", 1)
+    await scene.until_gone(10 + GRACE + SHUTDOWN + PROMPT)

@@ -16,19 +16,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from kaito_api.core import Node, Pod, Toleration
 from kaito_api.karpenter import DISRUPTED_TAINT, DO_NOT_DISRUPT_ANNOTATION, DO_NOT_EVICT_ANNOTATION
-from kaito_api.meta import ObjectMeta, find_condition
+from kaito_api.meta import find_condition
 from kaito_ctrl.reconcilers.machine import telling
 from kaito_ctrl.reconcilers.machine.eviction import Evictions
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics
+from kaito_ctrl.reconcilers.machine.salvage import salvage
 from kaito_ctrl.runtime import Context
-from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.errors import DecodeError
 
 __all__ = ["GIVEN_UP_AFTER", "DrainPlan", "Drained", "Occupant", "drain", "plan_drain", "silence"]
@@ -233,25 +232,11 @@ async def occupants(node: Node, ctx: Context) -> Sequence[Occupant]:
     misfits: list[DecodeError] = []
     pods = list(await ctx.client.list(Occupant, fields=f"spec.nodeName={node.name}", misfits=misfits))
     for misfit in misfits:
-        pod = _salvaged(misfit.raw)
-        if pod is None:
-            ctx.log.warning("a pod has no name that could be read, and is not drained", node=node.name)
-        else:
-            pods.append(pod)
+        try:
+            pods.append(salvage(Occupant, misfit.raw))
+        except ValueError as error:
+            ctx.log.warning("a pod is not drained", node=node.name, reason=str(error))
     return pods
-
-
-def _salvaged(raw: bytes) -> Occupant | None:
-    """A pod of whose metadata only some fields are what they should be."""
-    found = decode_json(raw)
-    metadata: dict[str, Any] = {}
-    for name, value in (_of(found, "metadata") or {}).items():
-        with suppress(ValueError):
-            ObjectMeta.model_validate({name: value})
-            metadata[name] = value
-    if not {"name", "namespace", "uid"} <= set(metadata):
-        return None
-    return Occupant.model_validate({"metadata": metadata, "spec": _of(found, "spec"), "status": _of(found, "status")})
 
 
 def _tolerates(raw: Any) -> bool:

@@ -13,9 +13,10 @@ from typing import Any
 
 from kaito_api.core import Node
 from kaito_api.karpenter import DISRUPTED_TAINT, TERMINATION_FINALIZER
-from kaito_ctrl.runtime import Context, key_of
+from kaito_ctrl.reconcilers.machine.salvage import salvage
+from kaito_ctrl.runtime import Context, ObjectKey, key_of
 from kaito_ctrl.runtime.client import selector_text
-from kaito_ctrl.runtime.errors import NotFound
+from kaito_ctrl.runtime.errors import DecodeError, NotFound
 
 __all__ = ["EXCLUDE_LABEL", "NodeIdentity", "close", "release"]
 
@@ -49,17 +50,25 @@ class NodeIdentity:
         nodes = []
         for name in names:
             with contextlib.suppress(NotFound):
-                nodes.append(await ctx.client.get(Node, name))
+                nodes.append(await _read(name, ctx))
         return tuple(each for each in nodes if self.includes(each))
 
     async def listed(self, ctx: Context) -> tuple[Node, ...]:
         """All of them, listed live: one may have joined a moment ago."""
         if not self:
             return ()
-        # One that does not fit its model is not one that has joined for us, and must not hold up those that have.
         labels = None if self.provider_id else selector_text(self.labels)
-        nodes = await ctx.client.list(Node, labels=labels, misfits=[])
+        misfits: list[DecodeError] = []
+        nodes = list(await ctx.client.list(Node, labels=labels, misfits=misfits))
+        for misfit in misfits:
+            with contextlib.suppress(ValueError):
+                nodes.append(salvage(Node, misfit.raw))
         return tuple(each for each in nodes if self.includes(each))
+
+
+async def _read(name: str, ctx: Context) -> Node:
+    """The node, live, or as much of it as can be read. Raises ``NotFound``."""
+    return salvage(Node, await ctx.client.get_raw(Node, ObjectKey("", name)))
 
 
 async def close(node: Node, ctx: Context, *, hold: bool = True) -> None:
@@ -81,7 +90,7 @@ async def close(node: Node, ctx: Context, *, hold: bool = True) -> None:
         if metadata or spec:
             metadata |= {"uid": node.uid, "resourceVersion": node.metadata.resource_version}
             patch = {"metadata": metadata, **({"spec": spec} if spec else {})}
-            node = await ctx.client.patch(Node, key_of(node), patch)
+            node = salvage(Node, await ctx.client.patch_raw(Node, key_of(node), patch))
         if not node.deleting:
             version = node.metadata.resource_version
             await ctx.client.delete(Node, key_of(node), uid=node.uid, resource_version=version)
@@ -90,7 +99,7 @@ async def close(node: Node, ctx: Context, *, hold: bool = True) -> None:
 async def release(node: Node, ctx: Context) -> bool:
     """Take our finalizer off *node*, and nobody else's. Whether it was there."""
     try:
-        live = await ctx.client.get(Node, node.name)
+        live = await _read(node.name, ctx)
         if live.uid != node.uid or TERMINATION_FINALIZER not in live.metadata.finalizers:
             return False
         metadata = {
@@ -98,7 +107,7 @@ async def release(node: Node, ctx: Context) -> bool:
             "uid": live.uid,
             "resourceVersion": live.metadata.resource_version,
         }
-        await ctx.client.patch(Node, key_of(live), {"metadata": metadata})
+        await ctx.client.patch_raw(Node, key_of(live), {"metadata": metadata})
     except NotFound:
         return False
     return True

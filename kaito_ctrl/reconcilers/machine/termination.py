@@ -6,9 +6,7 @@ off. What a pass cannot do it says on the claim (conditions ``Drained``, ``Volum
 and in events, and comes back.
 
 Nothing is let go on one look. That there is no instance counts when the cloud has accepted its deletion before;
-otherwise it has to say so twice, :data:`SECOND_LOOK` seconds apart, since lists lag behind. A claim whose creation was
-under way when it was deleted waits until an instance would have shown; and while a node of it is Ready, an inventory
-without its instance is disbelieved for a while.
+otherwise it is doubted for as long as :mod:`kaito_ctrl.reconcilers.machine.absence` says.
 
 The deadline after which pods are no longer asked is the claim's annotation ``karpenter.sh/nodeclaim-termination-
 timestamp``; for a NodeClaim with a ``terminationGracePeriod`` it is written first.
@@ -18,12 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Literal
+from datetime import datetime, timedelta
+from typing import Any, Literal
 
 from kaito_api.core import Node
 from kaito_api.karpenter import (
-    LAUNCHING_ANNOTATION,
     OPERATION_ANNOTATION,
     TERMINATION_TIMESTAMP_ANNOTATION,
     NodeClaim,
@@ -31,28 +28,24 @@ from kaito_api.karpenter import (
 )
 from kaito_api.meta import find_condition, is_true, rfc3339
 from kaito_ctrl.reconcilers.machine import telling
+from kaito_ctrl.reconcilers.machine.absence import SECOND_LOOK, doubt, moment
 from kaito_ctrl.reconcilers.machine.conditions import Verdict, conclude
 from kaito_ctrl.reconcilers.machine.drain import Drained, drain, silence
 from kaito_ctrl.reconcilers.machine.eviction import Evictions
 from kaito_ctrl.reconcilers.machine.goduration import seconds_of
+from kaito_ctrl.reconcilers.machine.launch import reference
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics
 from kaito_ctrl.reconcilers.machine.nodes import NodeIdentity, close, release
+from kaito_ctrl.reconcilers.machine.salvage import salvage
 from kaito_ctrl.reconcilers.machine.volumes import attached
 from kaito_ctrl.runtime import Context, Result
-from kaito_ctrl.runtime.errors import Forbidden, Invalid, NotFound
-from kaito_provisioner import ClaimRef, CloudError, CloudProvider, Instance
+from kaito_ctrl.runtime.errors import DecodeError, Forbidden, Invalid, NotFound
+from kaito_provisioner import CloudError, CloudProvider, Instance
 from kaito_provisioner import NotFound as InstanceNotFound
 
-__all__ = ["DRAINED", "INSTANCE_TERMINATING", "SECOND_LOOK", "VOLUMES_DETACHED", "Termination", "live_nodes"]
+__all__ = ["DRAINED", "INSTANCE_TERMINATING", "VOLUMES_DETACHED", "Termination", "live_nodes"]
 
 DRAINED, VOLUMES_DETACHED, INSTANCE_TERMINATING = "Drained", "VolumesDetached", "InstanceTerminating"
-SECOND_LOOK = 5.0
-"""Seconds between the two looks that it takes to believe that there is no instance."""
-_LAUNCHING = 60.0
-"""Seconds within which an instance shows that was asked for when the answer was lost."""
-_CONTRADICTION = 120.0
-"""Seconds for which a Ready node is believed more than an inventory without its instance. The node of an instance that
-is gone stops being Ready after 40."""
 _STALE = 30.0
 """Seconds after a deletion was accepted in which the instance may still be shown as it was before."""
 _POLL = 5.0
@@ -122,6 +115,18 @@ class Termination:
             self._memories.pop(claim.name, None)
         return result
 
+    async def abandon(self, kind: type[NodeRequest], ctx: Context) -> Result:
+        """Like :meth:`run`, for a claim that does not fit its model, with as much of it as can be read: what it has in
+        the cloud costs money all the same. Raises ``DecodeError`` as well, if that is too little."""
+        entry = ctx.cache.store(kind).entry(ctx.key)
+        if entry is None:
+            return Result.soon()
+        try:
+            claim = salvage(kind, entry.raw)
+        except ValueError as error:
+            raise DecodeError(f"{kind.kind} {ctx.key} is being deleted and cannot be read: {error}") from error
+        return await self.run(claim, ctx)
+
 
 class _Pass:
     """One pass over one claim."""
@@ -177,7 +182,7 @@ class _Pass:
 
     async def _set_deadline(self) -> None:
         claim, deletion = self._claim, self._claim.metadata.deletion_timestamp
-        self._deadline = _moment(claim.metadata.annotations.get(TERMINATION_TIMESTAMP_ANNOTATION, ""))
+        self._deadline = moment(claim.metadata.annotations.get(TERMINATION_TIMESTAMP_ANNOTATION, ""))
         grace = claim.spec.termination_grace_period if isinstance(claim, NodeClaim) else None
         seconds = seconds_of(grace) if grace else None
         if self._deadline is not None or seconds is None or deletion is None:
@@ -261,11 +266,9 @@ class _Pass:
     async def _look(self) -> _Sight:
         if self._put_off > 0:
             return _Sight(refused=Result.retry_in(self._put_off))
-        claim = self._claim
-        operation = claim.metadata.annotations.get(OPERATION_ANNOTATION, "")
         try:
             # By the claim's uid, not by what the status says: the answer to the creation may have been lost.
-            instance = await self._cloud.find(ClaimRef(claim.name, claim.uid, claim.status.provider_id, operation))
+            instance = await self._cloud.find(reference(self._claim))
         except InstanceNotFound:
             return _Sight()
         except CloudError as error:
@@ -286,7 +289,7 @@ class _Pass:
             provider_id = next((each.spec.provider_id for each in nodes if each.spec.provider_id), "")
         if provider_id and provider_id != self._claim.status.provider_id:
             patch = {"metadata": {"uid": self._claim.uid}, "status": {"providerID": provider_id}}
-            self._claim = await self._ctx.client.patch(type(self._claim), self._ctx.key, patch, subresource="status")
+            await self._patch(patch, "status")
 
     async def _delete(self, instance: Instance) -> Result:
         if instance.state == "Deleting":
@@ -329,24 +332,12 @@ class _Pass:
             now = self._ctx.clock.monotonic()
             if self._memory.missing_since is None:
                 self._memory.missing_since = now
-            left = self._doubt(nodes, now - self._memory.missing_since)
+            left = doubt(self._claim, nodes, now - self._memory.missing_since, self._ctx.now())
             if left > 0:
                 text = "the cloud shows no instance of it; looking again before it is let go"
                 self._say(INSTANCE_TERMINATING, "Waiting", "InstanceNotFound", text)
                 return self._put_off_by(min(left, SECOND_LOOK))
         return await self._let_go()
-
-    def _doubt(self, nodes: Sequence[Node], looked: float) -> float:
-        """Seconds until it is believed that there is no instance, which has been said for *looked* seconds."""
-        left = SECOND_LOOK - looked
-        if (launching := self._claim.metadata.annotations.get(LAUNCHING_ANNOTATION)) is not None:
-            asked = _moment(launching)
-            age = (self._ctx.now() - asked).total_seconds() if asked is not None else -1.0
-            # A time to come is no time that we know: then only what we have waited ourselves counts.
-            left = max(left, _LAUNCHING - max(age, looked))
-        if any(silence(node, self._ctx.now()) is None for node in nodes):
-            left = max(left, _CONTRADICTION - looked)
-        return left
 
     async def _let_go(self) -> Result:
         """The instance is gone: so are its nodes."""
@@ -386,7 +377,12 @@ class _Pass:
             "uid": self._claim.uid,
             "resourceVersion": self._claim.metadata.resource_version,
         }
-        self._claim = await self._ctx.client.patch(type(self._claim), self._ctx.key, {"metadata": metadata})
+        await self._patch({"metadata": metadata})
+
+    async def _patch(self, patch: Mapping[str, Any], subresource: str | None = None) -> None:
+        kind = type(self._claim)
+        raw = await self._ctx.client.patch_raw(kind, self._ctx.key, patch, subresource=subresource)
+        self._claim = salvage(kind, raw)
 
     async def _write_status(self) -> None:
         claim = self._claim
@@ -398,7 +394,7 @@ class _Pass:
             "status": {"conditions": [each.to_wire() for each in conditions]},
         }
         try:
-            await self._ctx.client.patch(type(claim), self._ctx.key, patch, subresource="status")
+            await self._patch(patch, "status")
         except NotFound:
             pass
         except (Invalid, Forbidden) as error:
@@ -412,11 +408,3 @@ def _pods(number: int) -> str:
 
 def _text(error: CloudError) -> str:
     return (error.message + (f"; {error.fix}" if error.fix else ""))[:_TEXT]
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

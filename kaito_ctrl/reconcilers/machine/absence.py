@@ -1,0 +1,47 @@
+"""How long it is doubted that a claim has no instance.
+
+A cloud's lists lag behind, and now and then they are partial. What is let go because it did not show costs money until
+somebody finds it, so absence needs better evidence than presence. Pure functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from kaito_api.core import Node
+from kaito_api.karpenter import LAUNCHING_ANNOTATION, NodeRequest
+from kaito_ctrl.reconcilers.machine.drain import silence
+
+__all__ = ["SECOND_LOOK", "doubt", "moment"]
+
+SECOND_LOOK = 5.0
+"""Seconds between the two looks that it takes to believe that there is no instance."""
+_LAUNCHING = 60.0
+"""Seconds within which an instance shows that was asked for when the answer was lost."""
+_CONTRADICTION = 120.0
+"""Seconds for which a Ready node is believed more than an inventory without its instance. The node of an instance that
+is gone stops being Ready after 40."""
+
+
+def doubt(claim: NodeRequest, nodes: Sequence[Node], looked: float, now: datetime) -> float:
+    """Seconds until it is believed that there is no instance of *claim*, whose nodes are *nodes*; not positive if it is
+    now. That there is none has been said for *looked* seconds."""
+    left = SECOND_LOOK - looked
+    if (launching := claim.metadata.annotations.get(LAUNCHING_ANNOTATION)) is not None:
+        asked = moment(launching)
+        age = (now - asked).total_seconds() if asked is not None else -1.0
+        # A time to come is no time that we know: then only what we have waited ourselves counts.
+        left = max(left, _LAUNCHING - max(age, looked))
+    if any(silence(node, now) is None for node in nodes):
+        left = max(left, _CONTRADICTION - looked)
+    return left
+
+
+def moment(text: str) -> datetime | None:
+    """The time that *text* says in RFC 3339, ``None`` if it says none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
