@@ -42,12 +42,12 @@ def test_fifty_that_have_waited_for_an_hour_delay_no_other() -> None:
         # There is capacity again: all of them come up, at their next attempt.
         world.cloud.types = {**world.cloud.types, scarce.name: scarce}
         for number in range(WAITING):
-            await world.until_ready(f"waiting-{number}", within=300 + 200)
+            await world.until_ready(f"waiting-{number}", within=600 + 300 + 200)
 
     among_others()
     # Upstream serves five workspaces at a time, and one that waits is served all the while. A latency is drawn for
-    # each call, so no two runs are alike to the millisecond.
-    assert abs(took[0] - _alone()) < 1.0
+    # each call, so no two runs are alike to the millisecond; and what the cloud offers has been asked already.
+    assert took[0] < _alone() + 1.0
 
 
 def test_fifty_at_once_take_no_longer_than_one() -> None:

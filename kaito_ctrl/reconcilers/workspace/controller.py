@@ -90,9 +90,10 @@ class WorkspaceController(Controller[Workspace]):
         assert raw is not None
         wire = decode_json(raw.raw)
         maps = await named_config_maps(wire, ctx.key.namespace, ctx.client)
+        claims = claims_of(self._claims, ctx.key, ctx.cache)
         seen = Observed(
-            nodes=nodes_for(ws, ctx.cache),
-            claims=claims_of(self._claims, ctx.key, ctx.cache),
+            nodes=nodes_for(ws, claims, ctx.cache),
+            claims=claims,
             workload=_workload(ws, ctx.cache),
             services=tuple(
                 found

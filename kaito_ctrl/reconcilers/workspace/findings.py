@@ -31,6 +31,7 @@ __all__ = [
     "of_pod",
     "of_workload",
     "place_in_queue",
+    "strays",
     "why_not_launched",
     "words",
 ]
@@ -194,6 +195,28 @@ def of_node(node: Node) -> Finding | None:
     if GPU_RESOURCE in node.status.capacity and node.status.allocatable.get(GPU_RESOURCE, "0") == "0":
         return Finding("NodeInitialized", "GPUMissing", source, f"has no usable {GPU_RESOURCE}", look)
     return None
+
+
+def strays(ws: Workspace, claims: Iterable[NodeRequest], nodes: Iterable[Node]) -> tuple[Finding, ...]:
+    """Nodes that were made for *ws*, and that it does not select any more: somebody has changed their labels."""
+    ours = {
+        each.status.node_name
+        for each in claims
+        if not each.deleting and is_true(each.status.conditions, each.initialized)
+    }
+    found = []
+    for node in sorted((each for each in nodes if each.name in ours and not each.deleting), key=lambda each: each.name):
+        lacking = {
+            f"{key}={value}"
+            for key, value in required_labels(ws.resource).items()
+            if node.metadata.labels.get(key) != value
+        }
+        if lacking:
+            labels = " ".join(sorted(lacking))
+            text = f"does not carry {labels}, by which {ws} selects it"
+            fix = f"kubectl label node {node.name} {labels} --overwrite"
+            found.append(Finding("NodeInitialized", "NodeRelabelled", str(node), text, fix))
+    return tuple(found)
 
 
 def near_misses(ws: Workspace, nodes: Iterable[Node]) -> Finding | None:

@@ -65,10 +65,17 @@ CLAIM_INDEXES: dict[str, Indexer[Any]] = {"workspace": _workspace}
 POD_INDEXES: dict[str, Indexer[Any]] = {"workspace": _of_namespace}
 
 
-def nodes_for(ws: Workspace, cache: Reader) -> Sequence[Node]:
-    """The nodes that *ws* may use, and perhaps others."""
+def nodes_for(ws: Workspace, claims: Iterable[NodeRequest], cache: Reader) -> Sequence[Node]:
+    """The nodes that *ws* may use, those that its *claims* name, and perhaps others."""
     wanted = _first_wanted(ws)
-    return cache.list(Node, index=("label", wanted[0])) if wanted else cache.list(Node)
+    if not wanted:
+        return cache.list(Node)
+    found = {node.name: node for node in cache.list(Node, index=("label", wanted[0]))}
+    for claim in claims:
+        name = claim.status.node_name
+        if name and name not in found and (node := cache.get(Node, name)) is not None:
+            found[name] = node
+    return tuple(found.values())
 
 
 def claims_of(kind: type[NodeRequest], key: ObjectKey, cache: Reader) -> tuple[NodeRequest, ...]:

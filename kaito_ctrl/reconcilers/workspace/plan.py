@@ -16,7 +16,7 @@ from kaito_api.karpenter import NodeRequest
 from kaito_api.meta import Condition, ConditionStatus, Resource, find_condition, is_true
 from kaito_api.workspace import StageError, Workspace, WorkspaceStatus
 from kaito_ctrl.reconcilers.workspace.claims import WORDS, Words, claim
-from kaito_ctrl.reconcilers.workspace.findings import Finding, near_misses, place_in_queue, why_not_launched
+from kaito_ctrl.reconcilers.workspace.findings import Finding, near_misses, place_in_queue, strays, why_not_launched
 from kaito_ctrl.reconcilers.workspace.nodes import NodePlan, plan_nodes, replacement_wait
 from kaito_ctrl.reconcilers.workspace.revisions import Revisions, plan_revisions
 from kaito_ctrl.reconcilers.workspace.services import headless_service, service
@@ -41,6 +41,7 @@ class Observed:
     """What was read for one pass."""
 
     nodes: Sequence[Node] = ()
+    """Those that it may use, those that its claims name, and perhaps others."""
     claims: Sequence[NodeRequest] = ()
     workload: Deployment | StatefulSet | None = None
     services: Sequence[Service] = ()
@@ -104,7 +105,8 @@ def _scene(ws: Workspace, seen: Observed, nodes: NodePlan, preset: Preset | None
     loading = float(preset.readiness_timeout_seconds) if preset is not None else 1800.0
     in_use = (*nodes.selected, *nodes.awaited)
     hint = near_misses(ws, seen.nodes) if not in_use else None
-    return Scene(claims, in_use, seen.workload, pods, hint=hint, asked=len(made.claims), loading=loading)
+    lost = strays(ws, claims, seen.nodes)
+    return Scene(claims, in_use, seen.workload, pods, hint=hint, strays=lost, asked=len(made.claims), loading=loading)
 
 
 def _staged(ws: Workspace, made: Plan, scene: Scene, now: datetime) -> WorkspaceStatus:

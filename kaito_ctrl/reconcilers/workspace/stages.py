@@ -58,6 +58,8 @@ class Scene:
     """Why nothing can be done for the workspace at all (of stage ``Planned``), or why a step of it was refused."""
     hint: Finding | None = None
     """What may be the reason that nobody provides a node."""
+    strays: Sequence[Finding] = ()
+    """Nodes that it should use, and does not select."""
     asked: int = 0
     """Claims that are made in this pass."""
     loading: float = 1800.0
@@ -109,6 +111,7 @@ def find_out(scene: Scene, now: datetime) -> Iterable[Finding]:
     """Everything that is wrong, the earliest stage first, and of each stage the first object by name."""
     found: list[Finding | None] = [scene.problem]
     found += [of_claim(each, now) for each in sorted(scene.claims, key=lambda each: each.name)]
+    found += scene.strays
     found += [of_node(each) for each in sorted(scene.nodes, key=lambda each: each.name)]
     found += [of_workload(scene.workload)] if scene.workload is not None else []
     found += [of_pod(each) for each in sorted(scene.pods, key=lambda each: each.name)]

@@ -18,7 +18,7 @@ from kaito_api.meta import Condition, Resource, find_condition, is_true
 from kaito_api.workspace import StageStatus, Workspace
 from kaito_ctrl.reconcilers.names import machine_name
 from kaito_ctrl.reconcilers.workspace.claims import WORDS
-from kaito_ctrl.reconcilers.workspace.findings import UNNOTICED, Finding, is_wrong, near_misses, words
+from kaito_ctrl.reconcilers.workspace.findings import UNNOTICED, Finding, is_wrong, near_misses, strays, words
 from kaito_ctrl.reconcilers.workspace.nodes import eligible
 from kaito_ctrl.reconcilers.workspace.stages import Scene, current_stage, find_out, stages
 
@@ -71,7 +71,8 @@ def explain(world: World, now: datetime) -> Explanation:
     ws = world.workspace
     used = _used(world)
     hint = near_misses(ws, world.nodes) if not used else None
-    scene = Scene(world.claims, used, world.workload, world.pods, world.problem, hint)
+    lost = strays(ws, world.claims, world.nodes)
+    scene = Scene(world.claims, used, world.workload, world.pods, world.problem, hint, lost)
     found = list(find_out(scene, now))
     if any(each.code == "NoProvisioner" for each in found) and hint is not None:
         found.insert(0, hint)

@@ -651,6 +651,19 @@ def test_a_node_that_never_becomes_usable_is_its_provisioners_to_give_up() -> No
     assert (made.claims, made.surplus, made.look_again) == ((), (), None)
 
 
+@pytest.mark.parametrize("kind", NODE_REQUESTS.values(), ids=NODE_REQUESTS)
+def test_a_node_of_ours_whose_labels_somebody_has_changed_is_named_with_the_way_back(kind: type[NodeRequest]) -> None:
+    relabelled = node("n1", apps="other", **{"karpenter.sh/nodepool": "kaito", "karpenter.sh/initialized": "true"})
+    claim = held("launched", "registered", "initialized", kind=kind)
+    made = plan(served(), Settings(node_api=kind), nodes=[relabelled], claims=[claim], workload=deployment(1))
+    assert made.claims == (), "a label is no reason to buy another node"
+    failed = next(each for each in made.status.stages if each.state == "Failed")
+    assert failed.last_error is not None
+    assert failed.last_error.code == "NodeRelabelled"
+    assert failed.message == "Node n1: does not carry apps=phi-3, by which Workspace default/ws selects it"
+    assert failed.next_action == "kubectl label node n1 apps=phi-3 --overwrite"
+
+
 TUNING = {
     "inference": None,
     "tuning": {
