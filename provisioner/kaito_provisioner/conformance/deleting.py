@@ -7,7 +7,7 @@ import asyncio
 from kaito_provisioner.cloud import CloudError, Instance, NotFound
 from kaito_provisioner.conformance.bench import CONSISTENT, Bench
 from kaito_provisioner.conformance.case import Violation, case, require
-from kaito_provisioner.conformance.claims import claim, exactly_one, none_left
+from kaito_provisioner.conformance.claims import claim, exactly_one, none_left, of
 from kaito_provisioner.conformance.creating import running
 from kaito_provisioner.conformance.life import Life
 from kaito_provisioner.conformance.supervised import Supervised, start
@@ -71,7 +71,8 @@ async def _contended(bench: Bench) -> None:
     answers = await asyncio.gather(*(_try(each, instance) for each in (first, second) * 10))
     for error in answers:
         require(
-            not isinstance(error, CloudError) or (error.retryable and not isinstance(error, NotFound)),
+            not isinstance(error, CloudError)
+            or (error.retryable and not (isinstance(error, NotFound) and of(bench, request.uid))),
             f"delete of what is there raised {type(error).__name__}: {error}",
         )
     await _until_gone(bench, first, instance)

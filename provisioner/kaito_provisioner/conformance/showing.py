@@ -102,11 +102,10 @@ async def _listed(bench: Bench) -> None:
         for number, kind in ((1, "NodeClaim"), (2, "Machine"), (3, "NodeClaim"), (4, "Machine"))
     )
     await bench.foreign("theirs")
-    expected = {each.uid: each.kind for each in (going, ready, coming)}
+    kinds = {each.uid: each.kind for each in (going, ready, coming, failed)}
     old = await running(bench, going)
     await running(bench, ready)
-    if await _fails(bench, failed):
-        expected[failed.uid] = failed.kind
+    await _fails(bench, failed)
     provider = await start(bench)
     await provider.create(coming)
     await provider.delete(old)
@@ -115,10 +114,19 @@ async def _listed(bench: Bench) -> None:
         await bench.elapse(1.0)
         shown = {each.claim_uid: each for each in await process.list()}
         found = {uid: each.claim_kind for uid, each in shown.items()}
+        expected = {each.uid: kinds[each.uid] for each in bench.truth() if each.uid}
         require(found == expected, f"list shows {found}, and there are {expected}")
-        require(shown[going.uid].state == "Deleting", f"list says {shown[going.uid].state} of what is being deleted")
-        require(shown[ready.uid].state == "Running", f"list says {shown[ready.uid].state} of what runs")
-        require(shown[coming.uid].state == "Creating", f"list says {shown[coming.uid].state} of what is being made")
+        for request, states in (
+            (going, ("Deleting",)),
+            (ready, ("Running",)),
+            (coming, ("Creating", "Running")),
+            (failed, ("Failed",)),
+        ):
+            state = shown[request.uid].state if request.uid in shown else "gone"
+            require(
+                state in states or request.uid not in expected,
+                f"list says {state} of {request.name}, which should be {' or '.join(states)}",
+            )
         ages = [each.name for each in shown.values() if each.created is None]
         require(not ages, f"list does not say how old {ages} are: nothing can collect them")
 
@@ -199,13 +207,13 @@ async def _repairs(bench: Bench) -> str:
     return ", ".join(f"{each.condition} {each.status} for {each.toleration:g} s" for each in policies)
 
 
-async def _fails(bench: Bench, request: LaunchRequest) -> bool:
+async def _fails(bench: Bench, request: LaunchRequest) -> None:
     """Make an instance that the cloud fails to make, if it is one of those that can."""
     scarce = request.offerings[0]
     try:
         bench.shortage(scarce, "capacity", late=True)
     except NotApplicable:
-        return False
+        return
     provider = await start(bench)
     seen = await provider.create(request)
     waited = 0.0
@@ -215,7 +223,6 @@ async def _fails(bench: Bench, request: LaunchRequest) -> bool:
         waited += _ROUND
         seen = await provider.find(ref(request, seen))
     bench.shortage(scarce, None)
-    return True
 
 
 async def _missing(call: Callable[[], Awaitable[Instance]], what: str) -> None:

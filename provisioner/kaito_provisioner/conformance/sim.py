@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from kaito_provisioner.cloud import CloudProvider, Offering, Throttled, Unauthorized, Unavailable
 from kaito_provisioner.conformance.bench import RETRY_AFTER, SLOW, Bench, Existing, Fault, Shortage
@@ -39,23 +40,23 @@ class ManualClock:
 
 
 class SimBench:
-    """Implements ``Bench``. *provide* makes the provider of a process from the cloud; the cloud is one itself."""
+    """Implements ``Bench``. *provide* makes the provider of a process from the cloud, which is one itself.
+
+    *options* are the cloud's.
+    """
 
     name = "sim"
     offerings: Sequence[Offering] = (Offering("sim-small", price=1.0), Offering("sim-large", price=4.0))
     unavailable: Offering | None = Offering("sim-rare", price=9.0, available=False)
     faults: Collection[Fault] = tuple(Fault)
 
-    def __init__(self, provide: Callable[[SimCloud], CloudProvider] = lambda cloud: cloud) -> None:
+    def __init__(self, provide: Callable[[SimCloud], CloudProvider] = lambda cloud: cloud, **options: Any) -> None:
         self.clock = ManualClock()
         self.cloud = SimCloud(
             _TYPES,
             now=self.clock.now,
             monotonic=self.clock.monotonic,
-            boot=90.0,
-            shutdown=30.0,
-            provider_ids="when running",
-            operations=True,
+            **{"boot": 90.0, "shutdown": 30.0, "provider_ids": "when running", "operations": True, **options},
         )
         self.cloud.fault, self.cloud.lost = self._before, self._after
         self._provide = provide

@@ -126,6 +126,8 @@ class SimCloud:
         self._ghosts: dict[str, tuple[Instance, float]] = {}
         """Instances that are gone, and until when they are shown all the same."""
         self._serial = 0
+        self._bucket = 0.0
+        """When the bucket of creations is full again."""
         self._jobs: asyncio.Queue[tuple[Literal["on", "off"], _Machine]] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -206,7 +208,7 @@ class SimCloud:
             )
         offering = self._choose(request)
         if self.limit is not None:
-            self.limit.take(self._monotonic())
+            self._bucket = self.limit.admit(self._monotonic(), self._bucket)
         self._serial += 1
         chosen = self.types[offering.instance_type]
         resources = chosen.resources

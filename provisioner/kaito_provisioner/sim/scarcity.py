@@ -33,21 +33,19 @@ def exhausted(offering: Offering, what: Literal["capacity", "quota"]) -> Offerin
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Limit:
     """*burst* requests at once, and one more after each *every* seconds."""
 
-    def __init__(self, burst: int, every: float) -> None:
-        self._burst = burst
-        self._every = every
-        self._full = 0.0
-        """When the bucket is, or was, full again."""
+    burst: int
+    every: float
 
-    def take(self, now: float) -> None:
-        """Raises ``Throttled`` when the bucket is empty."""
-        full = max(self._full, now) + self._every
-        wait = full - now - self._burst * self._every
+    def admit(self, now: float, full: float) -> float:
+        """When the bucket, which was to be full at *full*, is full after a request *now*. Raises ``Throttled``."""
+        again = max(full, now) + self.every
+        wait = again - now - self.burst * self.every
         if wait > 0:
             raise Throttled(
-                "too many requests", fix=f"wait: the cloud takes one every {self._every:g} s", retry_after=wait
+                "too many requests", fix=f"wait: the cloud takes one every {self.every:g} s", retry_after=wait
             )
-        self._full = full
+        return again
