@@ -228,5 +228,6 @@ class GarbageCollection:
 
 
 def _age(instance: Instance, server: datetime, seen: float) -> float:
-    """Seconds since *instance* was made, or if it does not say, since it was seen first."""
-    return (server - instance.created).total_seconds() if instance.created is not None else seen
+    """For how many seconds *instance* has been there: since it was made, if it says so, but since it was *seen* first
+    at least. Some clouds' instances know of their creation only what a daemon with a wrong clock told them."""
+    return max(seen, (server - instance.created).total_seconds()) if instance.created is not None else seen

@@ -232,7 +232,7 @@ def test_an_instance_that_does_not_tell_its_age_is_as_old_as_what_was_seen_of_it
     bench(test)
 
 
-def test_an_instance_of_the_future_is_not_old() -> None:
+def test_an_instance_of_the_future_is_as_old_as_what_was_seen_of_it() -> None:
     async def test(world: Bench) -> None:
         await world.instance("lost")
         real = world.cloud.list
@@ -243,7 +243,12 @@ def test_an_instance_of_the_future_is_not_old() -> None:
         world.cloud.list = early  # type: ignore[method-assign]
         await asyncio.sleep(3600)
         assert await world.gc.collect() == "done"
+        await asyncio.sleep(200)
+        assert await world.gc.collect() == "done"
         assert await world.instances() == ["lost"]
+        await asyncio.sleep(101)
+        assert await world.gc.collect() == "done"
+        assert await world.instances() == []
 
     bench(test)
 
