@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import copy_context
 from typing import Any
 
 __all__ = ["Tasks"]
@@ -15,9 +16,11 @@ class Tasks:
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
         self._running: set[asyncio.Task[None]] = set()
+        self._context = copy_context()
 
     def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = self._group.create_task(coroutine, name=name)
+        # Not in the context of whoever asks: what a client has begun here goes on without it.
+        task = self._group.create_task(coroutine, name=name, context=self._context.copy())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
