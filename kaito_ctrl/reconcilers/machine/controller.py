@@ -7,10 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kaito_api.core import Node
-from kaito_api.karpenter import INSTANCE_TYPE_LABEL, TERMINATION_FINALIZER, Machine, NodeRequest, NodeRequestStatus
-from kaito_api.meta import is_true
+from kaito_api.karpenter import (
+    INSTANCE_TYPE_LABEL,
+    OPERATION_ANNOTATION,
+    TERMINATION_FINALIZER,
+    Machine,
+    NodeRequest,
+    NodeRequestStatus,
+)
+from kaito_api.meta import find_condition, is_true
 from kaito_ctrl.reconcilers.machine import telling
-from kaito_ctrl.reconcilers.machine.deadlines import LIMITS, Stage, Stopwatches, stage_of
+from kaito_ctrl.reconcilers.machine.deadlines import LAUNCHING, LIMITS, Stage, Stopwatches, stage_of
 from kaito_ctrl.reconcilers.machine.fleet import held
 from kaito_ctrl.reconcilers.machine.launch import Launcher, may_have_instance, patience, reference
 from kaito_ctrl.reconcilers.machine.managed import concerns, is_managed
@@ -30,14 +37,16 @@ from kaito_ctrl.runtime import (
 )
 from kaito_ctrl.runtime.entry import Entry
 from kaito_ctrl.runtime.errors import Conflict, NotFound
-from kaito_provisioner import CloudError, CloudProvider, Instance, UnavailableOfferings
+from kaito_provisioner import CloudError, CloudProvider, Instance, OfferingError, UnavailableOfferings
 from kaito_provisioner import NotFound as InstanceNotFound
 
 __all__ = ["MachineController"]
 
 _POLL = 5.0
-"""Seconds between two looks at a cloud that is busy for us, and between the two after which an instance is believed to
-be gone; nodes and claims wake us by themselves."""
+"""Seconds between two looks at a cloud that is busy for us, and between the two after which an instance that we have
+seen at work is believed to be gone; nodes and claims wake us by themselves."""
+_LAG = 60.0
+"""Seconds until an instance that is being made is shown by every cloud."""
 _SILENCE = 60.0
 """Seconds between two looks at the instance of a node that is not ready."""
 _TROUBLE = 60.0
@@ -149,8 +158,14 @@ class MachineController(Controller[NodeRequest]):
         except CloudError as error:
             return _refused(claim, Observed(error=error, silent=True), ctx)
         if instance is None:
-            if is_true(claim.status.conditions, claim.launched):
-                return await self._look_again(claim, Observed(nodes=self._nodes_of(_known(claim), ctx)), ctx)
+            launched = find_condition(claim.status.conditions, claim.launched)
+            granted = launched is not None and launched.status == "True"
+            if granted or (launched is not None and launched.reason == LAUNCHING):
+                if not await self._is_gone(claim, _LAG, ctx):
+                    return _Look(claim, Observed(nodes=self._nodes_of(_known(claim), ctx)), _POLL)
+                if granted:
+                    await self._end(claim, "garbage_collected", "its instance is gone", ctx)
+                    return None
             attempt = await self._launcher.launch(claim, ctx)
             claim, instance = attempt.claim, attempt.instance
             if instance is None:
@@ -158,7 +173,9 @@ class MachineController(Controller[NodeRequest]):
         self._missing.pop(ctx.key, None)
         if instance.state == "Failed":
             failure, instance = await self._launcher.give_up(claim, instance, ctx)
-            return _refused(claim, Observed(instance, failure, definite=True), ctx)
+            look = _refused(claim, Observed(instance, failure, definite=True), ctx)
+            # Another offering is asked for as soon as nothing is in its way; the same one with patience.
+            return replace(look, wait=_POLL) if isinstance(failure, OfferingError) else look
         if instance.state == "Running":
             self._launcher.granted(instance, ctx)
         nodes = self._nodes_of(instance, ctx)
@@ -180,7 +197,8 @@ class MachineController(Controller[NodeRequest]):
     # -- once it has ---------------------------------------------------------------------------------------------
 
     async def _look_at_node(self, claim: NodeRequest, ctx: Context) -> _Look | None:
-        """From registration on the node speaks for the claim; while it is silent, the cloud is asked."""
+        """From registration on the node speaks for the claim; while it is silent, the cloud is asked, and until it has
+        done what it was doing when the node joined."""
         self._awaited.pop(ctx.key, None)
         nodes = ctx.cache.list(Node, index=("providerID", claim.status.provider_id))
         seen = Observed(nodes=nodes)
@@ -189,13 +207,20 @@ class MachineController(Controller[NodeRequest]):
             if any(node.deleting for node in live):
                 await self._end(claim, "node_deleted", "its node was deleted", ctx)
                 return None
-        if any(is_true(node.status.conditions, "Ready") for node in nodes):
+        ready = any(is_true(node.status.conditions, "Ready") for node in nodes)
+        if ready:
             self._missing.pop(ctx.key, None)
-            return _Look(claim, seen)
+            if OPERATION_ANNOTATION not in claim.metadata.annotations:
+                return _Look(claim, seen)
         try:
             instance = await self._cloud.find(reference(claim))
         except InstanceNotFound:
-            return await self._look_again(claim, seen, ctx)
+            if ready:
+                return _Look(claim, seen, _SILENCE)
+            if not await self._is_gone(claim, _POLL, ctx):
+                return _Look(claim, seen, _POLL)
+            await self._end(claim, "garbage_collected", "its instance is gone", ctx)
+            return None
         except CloudError as error:
             ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)
             return _Look(claim, seen, error.retry_after or _SILENCE)
@@ -207,31 +232,24 @@ class MachineController(Controller[NodeRequest]):
             # The machine may be there all the same: a pool whose upgrade has failed says so.
             why = instance.error.message if instance.error is not None else "it does not say why"
             ctx.events.warning(claim, "InstanceFailed", f"the cloud reports the instance as failed: {why}")
-        return _Look(claim, seen, _SILENCE)
+        done = ready and not instance.operation
+        return _Look(claim, Observed(instance, nodes=nodes, definite=True), None if done else _SILENCE)
 
-    async def _look_again(self, claim: NodeRequest, seen: Observed, ctx: Context) -> _Look | None:
-        """The cloud does not know the instance: believed once it has said so twice, and to two questions, as its lists
-        may lag behind."""
+    async def _is_gone(self, claim: NodeRequest, least: float, ctx: Context) -> bool:
+        """Whether the instance, which the cloud does not know just now, is gone: believed once the cloud has said so
+        for *least* seconds, and to another question, as what it shows may lag behind what it does."""
         now = ctx.clock.monotonic()
-        if now - self._missing.setdefault(ctx.key, now) < _POLL:
-            return _Look(claim, seen, _POLL)
-        try:
-            if claim.status.provider_id:
+        if now - self._missing.setdefault(ctx.key, now) < least:
+            return False
+        if claim.status.provider_id:
+            try:
                 await self._cloud.get(claim.status.provider_id)
-                self._missing.pop(ctx.key, None)
-                return _Look(claim, seen, _SILENCE)
-        except InstanceNotFound:
-            pass
-        except CloudError as error:
-            return _Look(claim, seen, error.retry_after or _SILENCE)
-        if is_true(claim.status.conditions, claim.registered):
-            why_not = self._held(await ctx.client.list(Node, misfits=[]), ctx)
-            if why_not is not None:
-                # The cloud may have been asked about the wrong place. What sees all of them at once has the last word.
-                ctx.log.warning("its instance is gone, which is left to the garbage collection", reason=why_not)
-                return _Look(claim, seen, _SILENCE)
-        await self._end(claim, "garbage_collected", "its instance is gone", ctx)
-        return None
+            except InstanceNotFound:
+                return True
+            except CloudError as error:
+                ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)
+            return False
+        return True
 
     # -- giving up -----------------------------------------------------------------------------------------------
 

@@ -17,8 +17,10 @@ from datetime import datetime
 
 from kaito_api.karpenter import (
     CAPACITY_TYPE_LABEL,
+    INSTANCE_TYPE_LABEL,
     LAUNCHING_ANNOTATION,
     OPERATION_ANNOTATION,
+    ZONE_LABEL,
     NodeRequest,
 )
 from kaito_api.meta import find_condition, rfc3339
@@ -54,6 +56,7 @@ from kaito_provisioner import (
 
 __all__ = [
     "DELETING",
+    "FACTS",
     "Attempt",
     "Launcher",
     "implied_labels",
@@ -71,6 +74,8 @@ no call of the cloud."""
 _TYPES = 60.0
 """Seconds for which the cloud's list of instance types is remembered."""
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+FACTS = (INSTANCE_TYPE_LABEL, CAPACITY_TYPE_LABEL, ZONE_LABEL, "topology.kubernetes.io/region")
+"""Labels by which an instance says what it is: whatever the claim says, or said of an instance before."""
 DELETING = "InstanceDeleting"
 """The reason of a claim whose instance goes before its node has come."""
 _UNAVAILABLE = "all requested instance types were unavailable during launch"
@@ -209,7 +214,7 @@ def launch_request(claim: NodeRequest) -> LaunchRequest:
         uid=claim.uid,
         instance_types=(),
         kind=claim.kind,
-        labels={**implied_labels(claim), **labels},
+        labels={**implied_labels(claim), **{key: value for key, value in labels.items() if key not in FACTS}},
         taints=claim.spec.taints,
         startup_taints=claim.spec.startup_taints,
         disk=_disk(claim.spec.resources.requests),

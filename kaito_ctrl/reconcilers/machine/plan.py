@@ -15,15 +15,12 @@ from typing import Any
 
 from kaito_api.core import Node, Taint
 from kaito_api.karpenter import (
-    CAPACITY_TYPE_LABEL,
     INITIALIZED_LABEL,
-    INSTANCE_TYPE_LABEL,
     LAUNCHING_ANNOTATION,
     OPERATION_ANNOTATION,
     REGISTERED_LABEL,
     TERMINATION_FINALIZER,
     TERMINATION_TIMESTAMP_ANNOTATION,
-    ZONE_LABEL,
     Machine,
     NodeClaimStatus,
     NodeRequest,
@@ -33,7 +30,7 @@ from kaito_api.meta import find_condition, is_true
 from kaito_api.quantity import parse_quantity
 from kaito_ctrl.reconcilers.machine.conditions import Verdict, conclude
 from kaito_ctrl.reconcilers.machine.deadlines import LAUNCHING
-from kaito_ctrl.reconcilers.machine.launch import DELETING, implied_labels
+from kaito_ctrl.reconcilers.machine.launch import DELETING, FACTS, implied_labels
 from kaito_ctrl.reconcilers.names import GPU_RESOURCE, MACHINE_TYPE_LABEL
 from kaito_ctrl.runtime.codec import LAST_APPLIED
 from kaito_provisioner import CloudError, Instance
@@ -54,8 +51,6 @@ _UNREGISTERED_TAINT = "karpenter.sh/unregistered"
 _DO_NOT_SYNC_TAINTS = "karpenter.sh/do-not-sync-taints"
 _PRIVATE = (LAUNCHING_ANNOTATION, OPERATION_ANNOTATION, TERMINATION_TIMESTAMP_ANNOTATION, LAST_APPLIED)
 """Annotations that are about the claim, and not about its node."""
-_FACTS = (INSTANCE_TYPE_LABEL, CAPACITY_TYPE_LABEL, ZONE_LABEL, "topology.kubernetes.io/region")
-"""Labels by which an instance says what it is: whatever the claim says, or said of an instance before."""
 _MESSAGE = 800
 _NOT_THERE = "Node not registered with cluster"
 
@@ -142,7 +137,7 @@ def _status(claim: NodeRequest, instance: Instance | None, node: Node | None) ->
 def _labels(claim: NodeRequest, instance: Instance | None) -> Mapping[str, str]:
     if instance is None or instance.state not in ("Creating", "Running"):
         return claim.metadata.labels
-    facts = {key: instance.labels[key] for key in _FACTS if key in instance.labels}
+    facts = {key: instance.labels[key] for key in FACTS if key in instance.labels}
     return {**instance.labels, **implied_labels(claim), **claim.metadata.labels, **facts}
 
 
