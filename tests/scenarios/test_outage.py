@@ -63,14 +63,24 @@ async def _told(world: World, reason: str) -> list[Event]:
 async def test_an_outage_of_all_nodes_for_an_hour_costs_no_node_and_afterwards_all_serve_again(
     world: World, trouble: str
 ) -> None:
+    await _outage(world, trouble)
+
+
+@scenario()
+async def test_an_outage_of_all_gpu_nodes_beside_nodes_that_are_well_costs_no_node_either(world: World) -> None:
+    await world.kubelet.add_node("system", labels={})
+    await _outage(world, "nothing else")
+
+
+async def _outage(world: World, trouble: str) -> None:
     names = ("a", "b", "c", "d")
     await _serving(world, *names)
     await world.apply(manifest("two", count=2))
     await world.until_ready("two")
     await asyncio.sleep(10)
     before, creates = await Fleet.of(world), world.cloud.calls["create"]
-    assert len(before.nodes) == 6
-    nodes = [each.name for each in await world.user.list(Node)]
+    nodes = [each.name for each in await world.user.list(Node) if each.name != "system"]
+    assert len(nodes) == 6
     for node in nodes:
         world.kubelet.fall_silent(node)
     began, real = world.now, world.cloud.list

@@ -219,6 +219,11 @@ class MachineController(Controller[NodeRequest]):
                 return _Look(claim, seen, _SILENCE)
             if not await self._is_gone(claim, _POLL, ctx):
                 return _Look(claim, seen, _POLL)
+            why_not = self._held(await ctx.client.list(Node, misfits=[]), ctx)
+            if why_not is not None:
+                # The cloud may have been asked about the wrong place. What sees all of them at once has the last word.
+                ctx.log.warning("its instance is gone, which is left to the garbage collection", reason=why_not)
+                return _Look(claim, seen, _SILENCE)
             await self._end(claim, "garbage_collected", "its instance is gone", ctx)
             return None
         except CloudError as error:
