@@ -119,8 +119,11 @@ class UnavailableOfferings:
         return mark.until - now
 
     def granted(self, offering: Offering) -> None:
-        """The cloud had one after all: it is as good as any other again."""
-        self._marks.pop(_key(offering), None)
+        """The cloud had one after all: it is as good as any other again. While it rests nobody can have asked for one,
+        so what is heard of then was granted before the last refusal, and says nothing."""
+        mark = self._marks.get(_key(offering))
+        if mark is not None and (mark.tried or mark.until <= self._monotonic()):
+            del self._marks[_key(offering)]
 
     def _rest(self, refusals: int) -> float:
         # Capped before the power is taken: a shortage of years would overflow a float.

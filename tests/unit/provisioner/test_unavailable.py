@@ -62,9 +62,19 @@ def test_the_rest_doubles_up_to_ten_minutes(registry: UnavailableOfferings, cloc
 def test_success_wipes_the_slate_clean(registry: UnavailableOfferings, clock: Clock) -> None:
     for _ in range(4):
         clock.now += registry.refused(A, NONE_LEFT)
+        assert registry.attempt(A)
     registry.granted(A)
     assert registry.split([A]).ready == (A,)
     assert registry.refused(A, NONE_LEFT) == 60.0
+
+
+def test_what_was_granted_before_the_refusal_says_nothing(registry: UnavailableOfferings, clock: Clock) -> None:
+    registry.refused(A, NONE_LEFT)
+    registry.granted(A)
+    assert registry.split([A]).ready == ()
+    clock.now += 60
+    assert registry.attempt(A)
+    assert registry.refused(A, NONE_LEFT) == 120.0
 
 
 def test_refusals_of_calls_that_were_under_way_together_count_once(
