@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from kaito_api.core import Node
 from kaito_api.karpenter import Machine, NodeClaim, NodeRequest
 from kaito_ctrl.reconcilers.machine.metrics import DISRUPTIONS, ClaimMetrics
+from kaito_ctrl.runtime import Client, Cluster, Manager
+from kaito_ctrl.testing import VirtualClock, run_virtual
+from tests.unit.reconcilers.livefleet import LiveFleet, served
 
 NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
 POOLS: dict[type[NodeRequest], dict[str, str]] = {
@@ -112,3 +117,30 @@ def test_a_registry_has_them_once() -> None:
     ClaimMetrics(Machine, registry)
     with pytest.raises(ValueError, match="Duplicated"):
         ClaimMetrics(Machine, registry)
+
+
+@pytest.mark.parametrize("kind", [Machine, NodeClaim])
+def test_the_conditions_of_all_claims_are_there_when_somebody_asks(kind: type[NodeRequest]) -> None:
+    async def main() -> None:
+        clock = VirtualClock()
+        async with served(clock) as server:
+            fleet = LiveFleet(user=Client(server.transport()), clock=clock, kind=kind)
+            cluster = Cluster(server.transport(), clock=clock, rng=random.Random(1))
+            cluster.cache.declare(kind)
+            metrics, manager = ClaimMetrics(kind), Manager(cluster)
+            metrics.count_conditions(cluster.cache)
+            running = asyncio.create_task(manager.run())
+            await manager.wait_ready()
+            await fleet.claim("a")
+            await fleet.joined("a", initialized=False)
+            await asyncio.sleep(1)
+            about = {"group": "karpenter.sh", "kind": kind.kind, "namespace": "", "name": "a"}
+            said = {"type": kind.registered, "status": "True", "reason": "x"}
+            assert metrics.registry.get_sample_value("operator_status_condition_count", {**about, **said}) == 1.0
+            await fleet.strip("a")
+            await asyncio.sleep(1)
+            assert metrics.registry.get_sample_value("operator_status_condition_count", {**about, **said}) is None
+            manager.stop()
+            await running
+
+    run_virtual(main())
