@@ -36,6 +36,7 @@ from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
 
 from kaito_provisioner.aks.config import AksSettings
 from kaito_provisioner.aks.errors import Answer, Call, classify, transport_failure
+from kaito_provisioner.aks.identity import NoToken, TellingCredential
 from kaito_provisioner.aks.operations import Operation, Site
 from kaito_provisioner.aks.pools import Pool
 from kaito_provisioner.cloud import CloudError, NotFound, Offering, Unavailable
@@ -157,7 +158,7 @@ async def open_arm(
                 UserAgentPolicy(base_user_agent=_user_agent()),
                 ContentDecodePolicy(),
                 _OnlyOurs(_site(settings)),
-                AsyncARMChallengeAuthenticationPolicy(credential, settings.scope),
+                AsyncARMChallengeAuthenticationPolicy(TellingCredential(credential, settings), settings.scope),
                 CustomHookPolicy(),
             ],
             **version,
@@ -205,6 +206,8 @@ def _told(call: Call, pool: str, offering: Offering | None = None) -> Iterator[N
         yield
     except CloudError:
         raise
+    except NoToken as error:
+        raise error.told from error
     except HttpResponseError as error:
         raise classify(error, call, pool=pool, offering=offering) from error
     except _ForeignHost as error:

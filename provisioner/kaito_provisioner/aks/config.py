@@ -26,6 +26,8 @@ _SUBNET = re.compile(
     re.IGNORECASE,
 )
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
+_OLDEST = "2024-09-01"
+"""The first with preconditions on agent pools: change log of azure-mgmt-containerservice 33.0.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,11 @@ class _Reader:
             ),
             api_version=self._optional("AZURE_API_VERSION", _VERSION, "a version such as 2026-08-01"),
         )
+        if settings.api_version and settings.api_version < _OLDEST:
+            self._problems.append(
+                f"AZURE_API_VERSION is {settings.api_version}: use {_OLDEST} or a later one, for older ones know no "
+                "If-None-Match, and a pool that there is could be overwritten"
+            )
         if identity == "workload":
             self._check_workload(settings)
         if self._problems:

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from azure.core.exceptions import (
     AzureError,
-    ClientAuthenticationError,
     HttpResponseError,
     ServiceRequestTimeoutError,
 )
@@ -225,8 +224,6 @@ def classify(error: HttpResponseError, call: Call, *, pool: str, offering: Offer
     """What an answer to a request means. *pool* is the agent pool that was asked for; a 404 is ``NotFound`` only where
     it is said of that pool, whatever else is missing.
     """
-    if isinstance(error, ClientAuthenticationError) and error.response is None:
-        return Unauthorized(f"no token for Azure: {' '.join(str(error).split())[:_LONGEST]}")
     answer = Answer.of(error)
     status = answer.status
     if status == 429 or answer.has("throttled", "toomanyrequests", "subscriptionrequeststhrottled"):

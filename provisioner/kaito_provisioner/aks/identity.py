@@ -10,10 +10,12 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Any
 
+from azure.core.credentials import AccessToken
 from azure.core.credentials_async import AsyncTokenCredential
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import AzureError, ServiceRequestError, ServiceResponseError
 from azure.identity.aio import (
     AzureCliCredential,
     DefaultAzureCredential,
@@ -25,7 +27,7 @@ from azure.identity.aio import (
 from kaito_provisioner.aks.config import AksSettings, IdentityMode
 from kaito_provisioner.cloud import Unauthorized
 
-__all__ = ["next_step", "open_credential"]
+__all__ = ["NoToken", "TellingCredential", "open_credential"]
 
 _PATIENCE = 60.0
 """Seconds that the first token may take: a managed identity's endpoint may need tens of them on a fresh node."""
@@ -61,36 +63,74 @@ _BY_MODE: Mapping[IdentityMode, str] = {
 _CODE = re.compile(r"AADSTS\d+")
 
 
+class NoToken(AzureError):
+    """There is no token, so nothing was sent. ``told`` says why."""
+
+    def __init__(self, told: Unauthorized) -> None:
+        super().__init__(told.message)
+        self.told = told
+
+
+class TellingCredential:
+    """A credential whose every failure is a :class:`NoToken`, so that it is not taken for one of the request."""
+
+    def __init__(self, credential: AsyncTokenCredential, settings: AksSettings) -> None:
+        self._credential = credential
+        self._settings = settings
+
+    async def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        try:
+            return await self._credential.get_token(*scopes, **options)
+        except (ValueError, OSError, AzureError) as error:
+            raise NoToken(_refusal(self._settings, str(error), error)) from error
+
+    async def close(self) -> None:
+        """It belongs to somebody else."""
+
+    async def __aenter__(self) -> TellingCredential:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        return None
+
+
 @asynccontextmanager
 async def open_credential(settings: AksSettings) -> AsyncIterator[AsyncTokenCredential]:
     """The credential that *settings* ask for, closed at the end. Raises ``Unauthorized`` if it yields no token."""
     try:
         credential = _credential(settings)
     except (ValueError, AzureError) as error:
-        raise _refusal(settings, str(error)) from error
+        raise _refusal(settings, str(error), error) from error
     async with credential:
         try:
             async with asyncio.timeout(_PATIENCE):
-                await credential.get_token(settings.scope)
+                await TellingCredential(credential, settings).get_token(settings.scope)
         except TimeoutError as error:
-            raise _refusal(settings, f"no answer within {_PATIENCE:.0f} s") from error
-        except (ValueError, OSError, AzureError) as error:
-            raise _refusal(settings, str(error)) from error
+            raise _refusal(settings, f"no answer within {_PATIENCE:.0f} s", error) from error
+        except NoToken as error:
+            raise error.told from error
         yield credential
 
 
-def next_step(message: str, mode: IdentityMode) -> str:
-    """What a person checks when *message* was the reason for having no token."""
+def _next_step(message: str, mode: IdentityMode) -> str:
     for code in _CODE.findall(message):
         if code in _BY_CODE:
             return _BY_CODE[code]
     return _BY_MODE[mode]
 
 
-def _refusal(settings: AksSettings, message: str) -> Unauthorized:
+def _refusal(settings: AksSettings, message: str, cause: Exception) -> Unauthorized:
+    fix = _next_step(message, settings.identity)
+    if isinstance(cause, ServiceRequestError | ServiceResponseError | TimeoutError):
+        fix = f"check that the pod reaches {settings.authority} (egress rules, proxy), and trusts it (AZURE_CA_BUNDLE)"
     return Unauthorized(
         f"no token from the {settings.identity} identity for {settings.scope}: {' '.join(message.split())[:600]}",
-        fix=next_step(message, settings.identity),
+        fix=fix,
     )
 
 

@@ -79,6 +79,10 @@ class Pacer:
         self._shut = max(self._shut, now + delay)
         self._waiting = {key: _Waiting(self._shut, now), **{k: w for k, w in self._waiting.items() if k != key}}
 
+    def give_back(self) -> None:
+        """Who passed did not reach the service: nothing was spent."""
+        self._tokens = min(float(self._burst), self._tokens + 1)
+
     def leave(self, key: str) -> None:
         """*key* wants nothing any more."""
         self._waiting.pop(key, None)

@@ -27,6 +27,7 @@ from kaito_provisioner.aks.config import AksSettings
 from kaito_provisioner.aks.errors import Answer, classify_failure
 from kaito_provisioner.aks.inventory import Inventory
 from kaito_provisioner.aks.operations import Operation
+from kaito_provisioner.aks.ownership import Ownership
 from kaito_provisioner.aks.pacer import Pacer
 from kaito_provisioner.aks.pools import CLAIM_UID_LABEL, Pool, pool_body, pool_of_provider_id
 from kaito_provisioner.aks.sizes import VmSize
@@ -44,6 +45,7 @@ from kaito_provisioner.cloud import (
     Offering,
     RepairPolicy,
     Throttled,
+    Unavailable,
 )
 
 __all__ = ["AksCloud"]
@@ -80,6 +82,7 @@ class AksCloud:
         self._sizes = {each.name: each for each in instance_types}
         self._pacer = Pacer(clock.monotonic)
         self._inventory = Inventory(arm.list, clock.monotonic)
+        self._ownership = Ownership(settings.cluster)
         self._aborted: set[str] = set()
         """The claims whose creation we have ended already."""
 
@@ -106,6 +109,10 @@ class AksCloud:
             raise
         except Conflict as error:
             return await self._resolved(request, error)
+        except Unavailable as error:
+            if not error.ambiguous:
+                self._pacer.give_back()
+            raise
         self._inventory.created(pool)
         return self._instance(pool, operation=operation.pack() if operation is not None else "")
 
@@ -114,20 +121,21 @@ class AksCloud:
         if name is None:
             raise NotFound(f"{provider_id or 'an empty provider id'} is no machine of an AKS node pool")
         pool = (await self._inventory.pools(_AGE)).get(name) or await self._arm.get(name)
-        if not self._is_ours(pool):
+        if not self._ownership.uid(pool):
             raise NotFound(f"the agent pool {name} was not made for a claim of this cluster")
         return self._instance(pool, provider_id=provider_id)
 
     async def find(self, claim: ClaimRef) -> Instance:
         pool = (await self._inventory.pools(_AGE)).get(claim.name)
         operation = Operation.open(claim.operation, claim.name, self._arm.site)
-        if pool is None or pool.claim_uid != claim.uid:
+        if pool is None or not self._ownership.is_of(pool, claim.uid):
             try:
                 pool = await self._arm.get(claim.name)
             except NotFound:
                 return await self._hidden(claim, operation)
-            if pool.claim_uid != claim.uid:
-                raise NotFound(f"the agent pool {claim.name} belongs to {_owner(pool)}, and not to this claim")
+            if not self._ownership.is_of(pool, claim.uid):
+                owner = self._ownership.owner(pool)
+                raise NotFound(f"the agent pool {claim.name} belongs to {owner}, and not to this claim")
         instance = self._instance(pool, provider_id=claim.provider_id, operation=claim.operation if operation else "")
         if instance.state == "Failed" and operation is not None and operation.doing == "create":
             # The operation knows more of what went wrong than its pool does, and older APIs' pools know nothing.
@@ -139,11 +147,11 @@ class AksCloud:
 
     async def list(self) -> Sequence[Instance]:
         pools = await self._inventory.pools()
-        return tuple(self._instance(pool) for pool in pools.values() if self._is_ours(pool))
+        return tuple(self._instance(pool) for pool in pools.values() if self._ownership.uid(pool))
 
     async def delete(self, instance: Instance) -> Instance:
         pool = (await self._inventory.pools(_AGE)).get(instance.name)
-        if pool is None or pool.claim_uid != instance.claim_uid:
+        if pool is None or not self._ownership.is_of(pool, instance.claim_uid):
             pool = await self._still(instance)
         if pool.provisioning_state == "Deleting":
             return replace(instance, state="Deleting")
@@ -175,7 +183,7 @@ class AksCloud:
     async def _standing(self, request: LaunchRequest) -> Pool | None:
         """The pool of that name."""
         listed = (await self._inventory.pools(_AGE)).get(request.name)
-        if listed is None or listed.claim_uid == request.uid:
+        if listed is None or self._ownership.is_of(listed, request.uid):
             return listed
         try:
             # Lists lag: an earlier claim's may be gone.
@@ -195,7 +203,7 @@ class AksCloud:
 
     def _adopted(self, pool: Pool, request: LaunchRequest) -> Instance:
         going = pool.provisioning_state == "Deleting"
-        if pool.claim_uid == request.uid:
+        if self._ownership.is_of(pool, request.uid):
             if going:
                 raise Conflict(
                     f"the agent pool {pool.name} of this claim is being deleted",
@@ -204,14 +212,14 @@ class AksCloud:
                 )
             self._pacer.leave(request.name)
             return self._instance(pool)
-        if self._is_ours(pool) and going:
+        if self._ownership.uid(pool) and going:
             raise Conflict(
                 f"the agent pool {pool.name} of an earlier claim of that name is being deleted",
                 fix="wait: it takes some minutes, and then this claim's is made",
                 retry_after=_SOON,
             )
         raise Conflict(
-            f"there is an agent pool {pool.name} already, and it belongs to {_owner(pool)}",
+            f"there is an agent pool {pool.name} already, and it belongs to {self._ownership.owner(pool)}",
             fix="give the claim another name, or delete the pool if nobody needs it: az aks nodepool delete "
             f"--resource-group {self._settings.resource_group} --cluster-name {self._settings.cluster} "
             f"--name {pool.name}",
@@ -227,8 +235,7 @@ class AksCloud:
             polled = await self._arm.poll(claim.name, operation)
             if polled is not None and polled.running:
                 return replace(self._instance(operation.pool, operation=claim.operation), state="Creating")
-        self._inventory.gone(claim.name)
-        self._pacer.leave(claim.name)
+        self._forget(claim.name)
         raise NotFound(f"there is no agent pool {claim.name}")
 
     # -- delete --------------------------------------------------------------------------------------------------
@@ -240,8 +247,8 @@ class AksCloud:
         except NotFound:
             await self._check_gone(instance)
             raise
-        if pool.claim_uid != instance.claim_uid:
-            raise NotFound(f"the agent pool {instance.name} belongs to {_owner(pool)} now")
+        if not self._ownership.is_of(pool, instance.claim_uid):
+            raise NotFound(f"the agent pool {instance.name} belongs to {self._ownership.owner(pool)} now")
         return pool
 
     async def _delete(self, pool: Pool, instance: Instance) -> Operation | None:
@@ -278,24 +285,29 @@ class AksCloud:
                 fix="wait: it is deleted as soon as it can be seen",
                 retry_after=_SOON,
             )
-        self._inventory.gone(instance.name)
+        self._forget(instance.name)
         self._aborted.discard(instance.claim_uid)
 
     async def _make_way(self, pool: Pool) -> None:
         """A pool cannot be deleted while it is being made, which takes minutes, or for ever: end that, once."""
-        if pool.provisioning_state != "Creating" or pool.claim_uid in self._aborted:
+        uid = self._ownership.uid(pool)
+        if pool.provisioning_state != "Creating" or uid in self._aborted:
             return
-        self._aborted.add(pool.claim_uid)
         try:
             await self._arm.abort(pool.name)
+        except (Unavailable, Throttled):
+            return  # next time
         except CloudError:
             # Then the creation ends by itself, sooner or later, and the deletion is tried again until it does.
-            return
+            pass
+        self._aborted.add(uid)
+
+    def _forget(self, name: str) -> None:
+        self._inventory.gone(name)
+        self._ownership.gone(name)
+        self._pacer.leave(name)
 
     # -- shape ---------------------------------------------------------------------------------------------------
-
-    def _is_ours(self, pool: Pool) -> bool:
-        return bool(pool.claim_uid) and pool.is_of(self._settings.cluster)
 
     def _instance(self, pool: Pool, *, provider_id: str = "", operation: str = "") -> Instance:
         offering = pool.offering(self._settings.location)
@@ -312,11 +324,11 @@ class AksCloud:
             labels[ZONE_LABEL] = offering.zones[0]
         return Instance(
             name=pool.name,
-            claim_uid=pool.claim_uid,
+            claim_uid=self._ownership.uid(pool),
             state=state,
             instance_type=offering.instance_type,
             provider_id=provider_id,
-            node_labels={"agentpool": pool.name, CLAIM_UID_LABEL: pool.claim_uid},
+            node_labels={"agentpool": pool.name} | ({CLAIM_UID_LABEL: pool.claim_uid} if pool.claim_uid else {}),
             labels=labels,
             capacity=size.capacity if size is not None else {},
             created=pool.created,
@@ -352,9 +364,3 @@ def _error(pool: Pool, offering: Offering) -> CloudError:
         f"the agent pool {pool.name} could not be made, and AKS does not say why",
         fix="az aks nodepool show tells its state; it is deleted and tried again",
     )
-
-
-def _owner(pool: Pool) -> str:
-    if pool.claim_uid:
-        return f"the {pool.claim_kind} of uid {pool.claim_uid}"
-    return "somebody else: no claim's uid is in its tags"

@@ -303,6 +303,14 @@ class RepairsAtOnce(Through):
         return [RepairPolicy("Ready", "False", 5.0), RepairPolicy("Ready", "Unknown", 5.0)]
 
 
+class HasNoName(Through):
+    name = ""
+
+
+class ServesNonsense(Through):
+    node_classes = (NodeClassKind("karpenter", "aksnodeclass"),)
+
+
 class RepairsNothing(Through):
     def repair_policies(self) -> Sequence[RepairPolicy]:
         return ()
@@ -433,6 +441,38 @@ class TakesSilenceForRefusal(Through):
             raise Conflict(error.message, fix=error.fix) from error
 
 
+class SharesItsWork(Through):
+    """Calls at the same time share one request, and the fate of whoever came first."""
+
+    async def list(self) -> Sequence[Instance]:
+        loop = asyncio.get_running_loop()
+        if "work" in self.memory:
+            shared: Sequence[Instance] = await self.memory["work"]
+            return shared
+        work = self.memory["work"] = loop.create_future()
+        try:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            work.set_result(await super().list())
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+        finally:
+            del self.memory["work"]
+        found: Sequence[Instance] = work.result()
+        return found
+
+
+class StaysBusy(Through):
+    async def create(self, request: LaunchRequest) -> Instance:
+        if self.memory.get("busy"):
+            raise Conflict("another creation is under way", fix="wait")
+        self.memory["busy"] = True
+        await asyncio.sleep(0)
+        self.memory["busy"] = False
+        return await super().create(request)
+
+
 # -- lives -------------------------------------------------------------------------------------------------------
 
 
@@ -458,6 +498,17 @@ class GivesUpDeletionsSlowly(Through):
         except (Throttled, Unavailable) as error:
             self.kept["errors"] = self.kept.get("errors", 0) + 1
             if self.kept["errors"] > 1:
+                raise NotFound("it is gone, one hopes") from error
+            raise
+
+
+class LosesPatience(Through):
+    async def delete(self, instance: Instance) -> Instance:
+        try:
+            return await super().delete(instance)
+        except Unavailable as error:
+            self.kept["errors"] = self.kept.get("errors", 0) + 1
+            if self.kept["errors"] > 8:
                 raise NotFound("it is gone, one hopes") from error
             raise
 

@@ -221,7 +221,7 @@ def test_what_is_found_missing_while_the_machine_is_made_is_the_instances_error(
         bench.arm.cloud.nested_details = nested
         if old_api:
             # Those do not tell why a pool has failed: the operation does.
-            bench.settings = replace(bench.settings, api_version="2024-01-01")
+            bench.settings = replace(bench.settings, api_version="2024-09-01")
         cloud = await bench.provider()
         bench.shortage(SMALL, what, late=True)  # type: ignore[arg-type]
         made = await cloud.create(request())
@@ -370,6 +370,27 @@ def test_a_machine_is_found_by_its_provider_id_in_whatever_case() -> None:
         for text in ("", "kind://ws1", "azure:///subscriptions/s/virtualMachines/alone"):
             with pytest.raises(NotFound):
                 await cloud.get(text)
+
+    on_bench(test)
+
+
+def test_a_claim_that_gpu_provisioner_has_served_keeps_its_pool_and_takes_it_along() -> None:
+    async def test(bench: AksBench, cloud: AksCloud) -> None:
+        for name in ("ws1", "ws2"):
+            labels = {"karpenter.sh/nodepool": "kaito", "kaito.sh/workspace": "w", "kaito.sh/machine-type": "gpu"}
+            bench.arm.add_pool(name, SMALL.instance_type, nodeLabels=labels)
+        assert await cloud.list() == ()  # nobody has asked for one yet
+        found = await cloud.find(claim())
+        assert (found.state, found.claim_uid, found.node_labels) == ("Running", "uid-1", {"agentpool": "ws1"})
+        assert [each.claim_uid for each in await cloud.list()] == ["uid-1"]
+        with pytest.raises(NotFound):
+            await cloud.find(claim(uid="uid-9"))
+        assert (await cloud.create(request())).state == "Running"
+        await cloud.delete(found)
+        await bench.elapse(300)
+        assert set(bench.arm.pools()) == {"ws2"}
+        with pytest.raises(NotFound):
+            await cloud.delete(found)
 
     on_bench(test)
 

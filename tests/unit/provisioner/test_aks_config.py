@@ -98,6 +98,12 @@ def test_a_token_is_only_ever_sent_over_tls(url: str) -> None:
     assert problems(AZURE_RESOURCE_MANAGER_ENDPOINT=url)[0].startswith("AZURE_RESOURCE_MANAGER_ENDPOINT is")
 
 
+def test_an_api_without_preconditions_is_refused() -> None:
+    assert "overwritten" in problems(AZURE_API_VERSION="2024-01-01")[0]
+    assert "2026-08-01" in problems(AZURE_API_VERSION="latest")[0]
+    assert AksSettings.from_env({**GOOD, "AZURE_API_VERSION": "2024-09-01"}).api_version == "2024-09-01"
+
+
 def test_a_region_is_read_in_either_spelling() -> None:
     assert AksSettings.from_env({**GOOD, "LOCATION": "East US"}).location == "eastus"
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.core.exceptions import HttpResponseError, ServiceRequestError
 from azure.core.rest import HttpRequest
 
 from kaito_provisioner.aks.errors import Answer, ClusterNotFound, NoRoom, classify, classify_failure, transport_failure
@@ -211,9 +211,3 @@ def test_a_message_holds_azures_own_words_on_one_line_and_not_too_many() -> None
     assert "InvalidParameter: one two x" in error.message
     assert "\n" not in error.message
     assert len(error.message) < 600
-
-
-def test_a_missing_token_is_no_answer_of_the_cluster() -> None:
-    error = classify(ClientAuthenticationError("AADSTS700016: not found"), "write", pool="ws1")
-    assert type(error) is Unauthorized
-    assert not error.ambiguous

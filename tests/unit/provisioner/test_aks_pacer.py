@@ -101,6 +101,15 @@ def test_a_long_pause_of_the_services_saves_nothing_up(clock: Clock) -> None:
     assert waits(pacer, "b") == 60
 
 
+def test_what_did_not_reach_the_service_is_given_back(clock: Clock) -> None:
+    pacer = Pacer(clock, burst=1, interval=60)
+    pacer.give_back()
+    pacer.take("a")
+    pacer.give_back()
+    pacer.take("a")
+    assert waits(pacer, "b") == 60
+
+
 def test_the_place_and_the_time_are_told(clock: Clock) -> None:
     pacer = Pacer(clock, burst=1, interval=60)
     pacer.take("a")

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ async def test_a_process_that_follows_goes_on_with_the_operation(
     arm: LocalArm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arm.capacity.limit(OFFERING.instance_type, 0)
-    found = replace(settings(arm, monkeypatch), api_version="2024-01-01")
+    found = replace(settings(arm, monkeypatch), api_version="2024-09-01")
     async with connect_aks(found, clock=SystemClock()) as cloud:
         operation = (await cloud.create(REQUEST)).operation
     clock = Hurried()
@@ -128,6 +129,30 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(arm: LocalArm, m
             await cloud.create(REQUEST)
     assert "certificate" in error.value.message.lower()
     assert not arm.requests.counts["put"]
+
+
+async def test_an_identity_that_is_taken_away_later_is_said_as_plainly_and_leaves_nothing_in_doubt(
+    arm: LocalArm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm.issuer.lifetime = timedelta(0)  # every request needs a new one
+    async with connect_aks(settings(arm, monkeypatch), clock=SystemClock()) as cloud:
+        arm.issuer.identity = replace(arm.issuer.identity, subject="system:serviceaccount:other:other")
+        with pytest.raises(Unauthorized) as error:
+            await cloud.create(REQUEST)
+    assert "AADSTS700213" in error.value.message
+    assert "subject" in error.value.fix
+    assert not error.value.ambiguous
+
+
+async def test_a_token_endpoint_that_cannot_be_reached_is_a_matter_of_the_network(
+    arm: LocalArm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    nowhere = replace(settings(arm, monkeypatch), authority="https://127.0.0.1:1")
+    with pytest.raises(Unauthorized) as error:
+        async with connect_aks(nowhere, clock=SystemClock()):
+            pass
+    assert "reaches https://127.0.0.1:1" in error.value.fix
 
 
 async def test_a_token_that_is_no_good_any_more_is_replaced(arm: LocalArm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,6 +236,17 @@ def test_a_dead_machines_node_falls_silent_and_stays() -> None:
     play(test)
 
 
+def test_an_evicted_machines_node_is_removed_and_its_pool_stays() -> None:
+    async def test(azure: Joined) -> None:
+        await azure.make(scaleSetPriority="Spot")
+        azure.arm.evict((await azure.node()).name)
+        await asyncio.sleep(60)
+        assert await azure.nodes() == []
+        assert (azure.arm.vms(), (await azure.get()).provisioning_state) == ([], "Succeeded")
+
+    play(test)
+
+
 @pytest.mark.parametrize(
     ("kind", "seconds", "expected"),
     [

@@ -275,6 +275,16 @@ async def test_capacity_is_by_zone_and_a_pool_of_several_takes_what_there_is(azu
 
 
 @with_arm()
+async def test_a_pool_may_get_some_of_its_machines(azure: Azure) -> None:
+    azure.arm.capacity.limit(GPU, 2)
+    error = await azure.refused((await azure.put(count=3)).result())
+    assert error.error.details[0].code == "AllocationFailed"
+    assert ((await azure.get()).provisioning_state, len(azure.arm.vms())) == ("Failed", 2)
+    await azure.delete()
+    assert azure.arm.vms() == []
+
+
+@with_arm()
 async def test_capacity_comes_back_with_the_machines_that_go(azure: Azure) -> None:
     azure.arm.capacity.limit(GPU, 1)
     await azure.make("ws1")
@@ -344,6 +354,14 @@ async def test_other_requests_have_buckets_of_their_own(azure: Azure) -> None:
     error = await azure.refused(azure.pools.get(*azure.where, "system", **NO_RETRY))
     assert (error.status_code, error.error.code) == (429, "Throttled")
     await azure.put()
+
+
+@with_arm()
+async def test_the_subscription_has_a_limit_too(azure: Azure) -> None:
+    for number in range(20):
+        await azure.put(f"ws{number}")
+    codes = [(await azure.refused(azure.put("another", **NO_RETRY))).error.code for _ in range(181)]
+    assert codes[-2:] == ["Throttled", "SubscriptionRequestsThrottled"]
 
 
 # -- the way there -----------------------------------------------------------------------------------------------

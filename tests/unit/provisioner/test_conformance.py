@@ -43,6 +43,8 @@ BREAKS: list[tuple[str, type[broken.Through], str]] = [
     ("the catalogue makes sense", broken.ListsOnlyWhatIsToBeHad, "not listed at all"),
     ("nodes are repaired", broken.RepairsAtOnce, "borne for 5 s"),
     ("nodes are repaired", broken.RepairsNothing, "never replaced"),
+    ("the backend has a name", broken.HasNoName, "no name for metrics"),
+    ("the backend has a name", broken.ServesNonsense, "is no API group"),
     ("delete of what was never made", broken.DeletesWhatIsNot, "answered with"),
     ("NotFound only when nothing is left", broken.TakesAcceptedForGone, "after NotFound, 1 instances exist"),
     ("deleted while it is being made", broken.WaitsForTheCreation, "still there"),
@@ -61,11 +63,14 @@ BREAKS: list[tuple[str, type[broken.Through], str]] = [
     ("whatever goes wrong is a CloudError", broken.TakesSilenceForAnEmptyList, "it answered \\[\\]"),
     ("whatever goes wrong is a CloudError", broken.SaysNothingToDo, "without saying what to do next"),
     ("a creation whose answer was lost", broken.TakesSilenceForRefusal, "as if it had not"),
+    ("a call that is cancelled", broken.SharesItsWork, "was cancelled, and nobody cancelled it"),
+    ("a call that is cancelled", broken.StaysBusy, "still waits after 12 h"),
     ("any one request of its creation", broken.RemembersWhatItWasAnswered, "2 instances exist"),
     ("any one request of its deletion", broken.GivesUpDeletions, "said that there is no instance, 1 instances exist"),
     ("any two requests of its creation", broken.TakesErrorsForAbsence, "2 instances exist"),
     ("any two requests of its deletion", broken.GivesUpDeletionsSlowly, "said that there is no instance"),
     ("a crash after any one or two steps", broken.RemembersInMemory, "2 instances exist"),
+    ("through long outages", broken.LosesPatience, "said that there is no instance"),
     ("at any moment of its creation", broken.FindsOnlyWhatRuns, "said that there is no instance"),
 ]
 
