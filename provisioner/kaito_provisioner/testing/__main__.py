@@ -36,8 +36,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cluster", default="kaito-aks", help="the managed cluster's name")
     parser.add_argument("--resource-group", default="kaito", help="its resource group")
     parser.add_argument("--location", default="eastus", help="its region")
+    parser.add_argument(
+        "--capacity", action="append", default=[], metavar="SIZE=COUNT", help="there are no more machines of that size"
+    )
+    parser.add_argument(
+        "--quota", action="append", default=[], metavar="FAMILY=CORES", help="the subscription may have no more"
+    )
     parser.add_argument("--env-file", type=Path, help="write the environment there too, one NAME=VALUE a line")
     return parser.parse_args()
+
+
+def _amount(text: str) -> tuple[str, int]:
+    name, _, amount = text.rpartition("=")
+    if not name or not amount.isdecimal():
+        sys.exit(f"{text!r}: write NAME=NUMBER")
+    return name, int(amount)
 
 
 async def _main(arguments: argparse.Namespace) -> None:
@@ -59,6 +72,9 @@ async def _main(arguments: argparse.Namespace) -> None:
                 joiner=joiner,
             )
         )
+        for size, count in map(_amount, arguments.capacity):
+            arm.capacity.limit(size, count)
+        arm.quota.families.update(map(_amount, arguments.quota))
         environment = arm.environment(arguments.identity)
         if arguments.env_file is not None:
             arguments.env_file.write_text("".join(f"{name}={value}\n" for name, value in environment.items()))

@@ -199,6 +199,12 @@ class LocalArm:
         vm = {each.node_name: each for each in self.vms()}[node_name]
         self._cloud.machines.die(vm)
 
+    def evict(self, node_name: str) -> None:
+        """The cloud takes a machine back, as it does with spot ones; its pool stays. Raises ``KeyError``."""
+        vm = {each.node_name: each for each in self.vms()}[node_name]
+        self.cluster.pools[vm.pool].vms.remove(vm)
+        self._cloud.machines.retire(vm)
+
     def add_pool(self, name: str, vm_size: str, **properties: Any) -> Pool:
         """A pool that somebody else has made, without any machine."""
         body = {"properties": {"vmSize": vm_size, "count": 0, **properties}}
