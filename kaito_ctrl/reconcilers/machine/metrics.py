@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -25,14 +25,7 @@ Disruption = Literal[
 ]
 """Why a claim was deleted that nobody had asked to delete: the deadlines of its stages, its node's health, an instance
 that is not there or has failed, a node that somebody has deleted."""
-DISRUPTIONS: tuple[Disruption, ...] = (
-    "launch_timeout",
-    "registration_timeout",
-    "initialization_timeout",
-    "unhealthy",
-    "garbage_collected",
-    "node_deleted",
-)
+DISRUPTIONS: tuple[Disruption, ...] = get_args(Disruption)
 GcOutcome = Literal["done", "held", "refused", "failed"]
 """How a pass of the garbage collection ended: done, as far as the brake lets it, not begun because the inventory and
 the cluster contradict each other, or broken off at an error."""
@@ -211,7 +204,7 @@ class ClaimMetrics:
         pool = _POOLS[self._kind]
         for code in _EVICTION_CODES:
             self._evictions.labels(code)
-        for outcome in ("done", "held", "refused", "failed"):
+        for outcome in get_args(GcOutcome):
             self._passes.labels(outcome)
         for reason in DISRUPTIONS:
             self._disrupted.labels(reason, pool, "on-demand")
