@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,11 +60,20 @@ def claim(
 class _Noted:
     inner: Transport
     writes: list[tuple[str, str]]
+    nodes_are_told: asyncio.Event
 
     async def send(self, request: Request) -> Response:
         if request.method != "GET" and "/events" not in request.path:
             self.writes.append((request.method, request.path))
-        return await self.inner.send(request)
+        response = await self.inner.send(request)
+        if request.path.endswith("/nodes") and ("watch", "true") in request.query:
+            return Response(response.status, response.headers, self._held(response), close=response.aclose)
+        return response
+
+    async def _held(self, response: Response) -> AsyncIterator[bytes]:
+        async for chunk in response.chunks():
+            await self.nodes_are_told.wait()
+            yield chunk
 
     async def aclose(self) -> None:
         await self.inner.aclose()
@@ -116,6 +125,8 @@ class Alone:
     clock: VirtualClock
     """The daemon's."""
     writes: list[tuple[str, str]]
+    nodes_are_told: asyncio.Event
+    """Cleared, the daemon hears of no change of any node."""
 
     @property
     def now(self) -> float:
@@ -195,10 +206,12 @@ async def _live(
     offered = {"types": [SimInstanceType(A, 1), SimInstanceType(B, 2)], "boot": BOOT, "shutdown": 20.0, "latency": 0.5}
     cloud = SimCloud(now=right.now, joiner=nodes, **{**offered, **traits})
     writes: list[tuple[str, str]] = []
-    transport = _Noted(server.transport(user="kaito-ctrl"), writes)
+    told = asyncio.Event()
+    told.set()
+    transport = _Noted(server.transport(user="kaito-ctrl"), writes, told)
     manager = Manager(Cluster(transport, clock=daemons, rng=rng, metrics=metrics()), drain=1.0)
     manager.add(MachineController(cloud, kind))
-    world = Alone(kind, user, cloud, nodes, daemons, writes)
+    world = Alone(kind, user, cloud, nodes, daemons, writes, told)
     if system:
         await world.system_node()
     failure: Exception | None = None
