@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -16,9 +17,10 @@ from kaito_provisioner.cloud import (
     Unavailable,
 )
 from kaito_provisioner.conformance.bench import RETRY_AFTER, Bench, Fault, MakeBench, NotApplicable
-from kaito_provisioner.conformance.case import require, wide_case
+from kaito_provisioner.conformance.case import Violation, require, wide_case
 from kaito_provisioner.conformance.claims import claim, exactly_one, of, ref
 from kaito_provisioner.conformance.creating import running
+from kaito_provisioner.conformance.life import Life
 from kaito_provisioner.conformance.supervised import Supervised, start
 
 __all__ = ["FAILING"]
@@ -35,6 +37,8 @@ _EXPECTED: Mapping[Fault, type[CloudError]] = {
 }
 _UNCERTAIN = (Fault.DROPPED, Fault.LOST, Fault.LATE_ERROR, Fault.SLOW)
 """After which nobody can know whether the request has taken effect."""
+_TURNS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55)
+"""Turns of the event loop after which a call is cancelled."""
 _DEEP = 3
 """Requests of one call that are struck in turn."""
 
@@ -176,6 +180,16 @@ def _strike_at(fault: Fault, nth: int) -> _Trial:
     return trial
 
 
+async def _outcome(
+    method: _Method, process: Supervised, request: LaunchRequest, instance: Instance
+) -> CloudError | Violation | None:
+    """What it raised, as a value: in a group of tasks it would end the others."""
+    try:
+        return await _error(method.call(process, request, instance))
+    except Violation as violation:
+        return violation
+
+
 async def _error(call: Awaitable[object]) -> CloudError | None:
     try:
         await call
@@ -188,4 +202,40 @@ def _kind(error: CloudError | None) -> str:
     return type(error).__name__ if error is not None else "nothing"
 
 
-FAILING = (_throttled, _named, _ambiguous)
+@wide_case("a call that is cancelled at any moment harms no other")
+async def _cancelled(make_bench: MakeBench) -> str:
+    trials = 0
+    for method in _METHODS:
+        for turns in _TURNS:
+            trials += await _with(make_bench, (), method, _cancel_after(turns))
+    return f"calls cancelled: {trials}"
+
+
+def _cancel_after(turns: int) -> _Trial:
+    async def trial(
+        bench: Bench, method: _Method, process: Supervised, request: LaunchRequest, instance: Instance
+    ) -> bool:
+        async with asyncio.TaskGroup() as group:
+            cancelled, other = (group.create_task(_outcome(method, process, request, instance)) for _ in range(2))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            under_way = cancelled.cancel()
+        error = other.result()
+        if isinstance(error, Violation):
+            raise error
+        require(
+            error is None or error.retryable,
+            f"{method.name} raised {_kind(error)} when another call of it was cancelled: {error}",
+        )
+        # Nor does it harm what the same process is asked later.
+        life = Life(bench, request, process=process)
+        if method.name != "delete":
+            await life.bring_up()
+        await life.take_down()
+        await life.settle()
+        return under_way
+
+    return trial
+
+
+FAILING = (_throttled, _named, _ambiguous, _cancelled)

@@ -35,10 +35,17 @@ class Life:
     """One claim's. :meth:`bring_up` and :meth:`take_down` raise ``Violation`` where the end is not reached."""
 
     def __init__(
-        self, bench: Bench, request: LaunchRequest, *, crash_on_error: bool = False, crash_after: Collection[int] = ()
+        self,
+        bench: Bench,
+        request: LaunchRequest,
+        *,
+        process: Supervised | None = None,
+        crash_on_error: bool = False,
+        crash_after: Collection[int] = (),
     ) -> None:
-        """The process dies at the first error of the cloud, if *crash_on_error*; and after each of the steps
-        *crash_after*, counted from 1, before it has written down what it learned."""
+        """It begins in *process*, or in one that has just started. The process dies at the first error of the cloud, if
+        *crash_on_error*; and after each of the steps *crash_after*, counted from 1, before it has written down what it
+        learned."""
         self.bench = bench
         self.request = request
         self.steps = 0
@@ -50,7 +57,7 @@ class Life:
         """Seconds that this life has lasted."""
         self._pause = _FIRST
         self._seen: Instance | None = None
-        self._process: Supervised | None = None
+        self._process = process
         self.crash_on_error = crash_on_error
         self._crash_after = frozenset(crash_after)
 

@@ -21,6 +21,8 @@ __all__ = ["LIVES"]
 Phase = Literal["creation", "deletion"]
 _LIKELY = (Fault.LOST, Fault.DROPPED, Fault.THROTTLED)
 """Those that come in pairs: what an unsteady network and a busy cloud do."""
+_OUTAGE = 20
+"""Requests in a row that fail in an outage."""
 _RETRIES = 2
 """Requests that a fault may add, so that the second of a pair can strike those too."""
 
@@ -48,7 +50,8 @@ class _Strike:
     """The claim is deleted after so many steps."""
 
     def __str__(self) -> str:
-        parts = [f"{fault} at request {nth} of the {self.phase}" for fault, nth in self.faults]
+        parts = [f"{fault} at request {nth} of the {self.phase}" for fault, nth in self.faults[:2]]
+        parts += [f"and so on until request {self.faults[-1][1]}"] if len(self.faults) > 2 else []
         parts += ["the process dies of it"] if self.crash_on_error else []
         parts += [f"the process dies after step {step}" for step in self.crash_after]
         parts += [f"the claim is deleted after step {self.stop_after}"] if self.stop_after is not None else []
@@ -178,4 +181,17 @@ async def _early_ends(make_bench: MakeBench) -> str:
     return await _live_all(make_bench, strikes, length)
 
 
-LIVES = (_creation, _deletion, _creation_pairs, _deletion_pairs, _crashes, _early_ends)
+@wide_case("an instance comes and goes through long outages")
+async def _outages(make_bench: MakeBench) -> str:
+    length = await _measure(make_bench)
+    phases: tuple[Phase, ...] = ("creation", "deletion")
+    strikes = [
+        _Strike(tuple((fault, nth) for nth in range(first, first + _OUTAGE)), phase)
+        for fault in await _faults(make_bench, (Fault.UNREACHABLE, Fault.ERROR, Fault.THROTTLED, Fault.FORBIDDEN))
+        for phase in phases
+        for first in (1, 2, 3)
+    ]
+    return await _live_all(make_bench, strikes, length)
+
+
+LIVES = (_creation, _deletion, _creation_pairs, _deletion_pairs, _crashes, _early_ends, _outages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 from kaito_provisioner.cloud import ClaimRef, CloudError, Conflict, Instance, LaunchRequest, NotFound, OfferingError
@@ -17,6 +18,8 @@ __all__ = ["SHOWING"]
 _ROUND = 30.0
 _PATIENCE = 6 * 3600.0
 _LAG = 45.0
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_GROUP = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 _NONSENSE = ("nonsense", "https://example.invalid/operations/1?api-version=2025-01-01", "{}", "\x00\ufffd" * 100)
 
 
@@ -189,6 +192,16 @@ async def _catalogue(bench: Bench) -> str:
     raise Violation(f"create answered with {made}, of which the catalogue says that there is none")
 
 
+@case("the backend has a name, and says whose claims it serves")
+async def _named(bench: Bench) -> str:
+    provider = (await start(bench)).provider
+    require(_NAME.fullmatch(provider.name), f"{provider.name!r} is no name for metrics: write a lower-case word")
+    for each in provider.node_classes:
+        require(_GROUP.fullmatch(each.group), f"{each.group!r} is no API group")
+        require(each.kind[:1].isupper() and each.kind.isalnum(), f"{each.kind!r} is no kind")
+    return ", ".join([provider.name, *(f"{each.kind}.{each.group}" for each in provider.node_classes)])
+
+
 @case("nodes are repaired after a time that makes sense")
 async def _repairs(bench: Bench) -> str:
     policies = (await start(bench)).provider.repair_policies()
@@ -245,5 +258,6 @@ SHOWING = (
     _listed,
     _late,
     _catalogue,
+    _named,
     _repairs,
 )

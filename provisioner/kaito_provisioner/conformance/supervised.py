@@ -92,6 +92,11 @@ class Supervised:
         except CloudError as error:
             _check(error, what)
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise Violation(f"{what} was cancelled, and nobody cancelled it: another call was, it seems") from error
         except Exception as error:
             if watch.expired():
                 raise Violation(
