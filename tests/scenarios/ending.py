@@ -39,7 +39,7 @@ from kaito_provisioner.sim import SimCloud, SimInstanceType
 from tests.scenarios.kubelet import Conduct, SimKubelet
 from tests.sim.life import metrics, silence
 
-__all__ = ["BOOT", "NAME", "SHUTDOWN", "Scene", "Step", "ending", "play"]
+__all__ = ["BOOT", "NAME", "SHUTDOWN", "Ender", "Scene", "Step", "ending", "play"]
 
 R = TypeVar("R", bound=Resource)
 NAME = "ws1"
@@ -103,7 +103,7 @@ class _JournalledCloud:
         return await self._cloud.delete(instance)
 
 
-class _Ender(Controller[NodeRequest]):
+class Ender(Controller[NodeRequest]):
     """Nothing but the end of claims."""
 
     name = "machine"
@@ -348,7 +348,7 @@ async def _live(
     def daemon(host: Host, transport: FaultyTransport) -> Manager:
         cluster = Cluster(transport, clock=host.clock, rng=random.Random(transport.name), metrics=metrics())
         manager = Manager(cluster, drain=1.0)
-        manager.add(_Ender(_JournalledCloud(cloud, scene), kind, scene.figures))
+        manager.add(Ender(_JournalledCloud(cloud, scene), kind, scene.figures))
         return manager
 
     network = Network(7, plan)

@@ -24,7 +24,9 @@ from kaito_api.karpenter import (
 )
 from kaito_api.meta import rfc3339
 from kaito_ctrl.runtime import ObjectKey
+from kaito_ctrl.runtime.codec import encode_json
 from kaito_ctrl.runtime.errors import DecodeError
+from kaito_ctrl.runtime.transport import Request, Response
 from kaito_provisioner import ClaimRef, CloudError, Conflict, Instance, NotFound, Throttled, Unavailable
 from tests.scenarios.ending import BOOT, NAME, SHUTDOWN, Scene, ending
 from tests.scenarios.kubelet import GRACE
@@ -604,3 +606,18 @@ async def test_a_claim_that_does_not_fit_its_model_ends_in_the_same_order(scene:
     assert await scene.events("TerminationGracePeriodExpiring")
     await scene.budget("web", 1)
     await scene.until_gone(10 + GRACE + SHUTDOWN + PROMPT)
+
+
+@ending()
+async def test_a_claim_whose_status_cannot_be_written_ends_all_the_same(scene: Scene) -> None:
+    await scene.up()
+    await scene.pod("web")
+    refusal = {"kind": "Status", "code": 422, "reason": "Invalid", "message": "no", "details": {"name": NAME}}
+
+    def refuse(request: Request) -> Response | None:
+        return Response.of(422, encode_json(refusal)) if request.path.endswith("/status") else None
+
+    scene.answer = refuse
+    await scene.delete()
+    await scene.until_gone(GRACE + SHUTDOWN + PROMPT)
+    assert scene.cloud.calls["delete"] == 1

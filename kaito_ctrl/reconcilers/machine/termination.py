@@ -26,7 +26,7 @@ from kaito_api.karpenter import (
     NodeClaim,
     NodeRequest,
 )
-from kaito_api.meta import find_condition, is_true, rfc3339
+from kaito_api.meta import Condition, find_condition, is_true, rfc3339
 from kaito_ctrl.reconcilers.machine import telling
 from kaito_ctrl.reconcilers.machine.absence import SECOND_LOOK, doubt, moment
 from kaito_ctrl.reconcilers.machine.conditions import Verdict, conclude
@@ -73,6 +73,8 @@ class _Memory:
     """When the cloud first said that there is no instance."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """By which the instance's node is known."""
+    accepted: datetime | None = None
+    """Since when the cloud is deleting the instance, for a claim that does not take our word for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,8 @@ class _Pass:
         self._verdicts: list[Verdict] = []
         self._deadline: datetime | None = None
         known = find_condition(claim.status.conditions, INSTANCE_TERMINATING)
-        self._accepted = known.last_transition_time if known is not None and known.status == "True" else None
+        said = known.last_transition_time if known is not None and known.status == "True" else None
+        self._accepted = said or memory.accepted
         """Since when the cloud is deleting the instance, as far as we know."""
 
     async def run(self) -> Result:
@@ -301,6 +304,7 @@ class _Pass:
             text = f"the cloud has not deleted instance {instance.name}: {why}"[:_TEXT]
             reason = instance.error.reason if instance.error is not None else "DeletionFailed"
             self._say(INSTANCE_TERMINATING, "False", reason, text)
+            self._memory.accepted = None
             telling.termination_failed(self._ctx.events, self._claim, text)
             retry_after = instance.error.retry_after if instance.error is not None else None
             return self._put_off_by(min(retry_after or _REFUSED[0], _ASKED))
@@ -318,6 +322,8 @@ class _Pass:
     def _awaited(self) -> Result:
         """The cloud is deleting it."""
         self._say(INSTANCE_TERMINATING, "True")
+        if self._memory.accepted is None:
+            self._memory.accepted = self._accepted or self._ctx.now()
         since = (self._ctx.now() - self._accepted).total_seconds() if self._accepted is not None else 0.0
         return Result.retry_in(min(max(since / 10.0, 1.0), _POLL))
 
@@ -391,7 +397,7 @@ class _Pass:
             return
         patch = {
             "metadata": {"uid": claim.uid, "resourceVersion": claim.metadata.resource_version},
-            "status": {"conditions": [each.to_wire() for each in conditions]},
+            "status": {"conditions": [_wire(each) for each in conditions]},
         }
         try:
             await self._patch(patch, "status")
@@ -400,6 +406,11 @@ class _Pass:
         except (Invalid, Forbidden) as error:
             # What cannot be said must not keep what costs money.
             self._ctx.log.warning("the status cannot be written", error=str(error))
+
+
+def _wire(condition: Condition) -> dict[str, Any]:
+    # There are API servers (1.20, built with Go 1.16 or later) that take an empty string for a null, and refuse it.
+    return {key: value for key, value in condition.to_wire().items() if value != ""}
 
 
 def _pods(number: int) -> str:
