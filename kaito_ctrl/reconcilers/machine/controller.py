@@ -35,6 +35,7 @@ from kaito_ctrl.runtime import (
     key_of,
     watches,
 )
+from kaito_ctrl.runtime.codec import Header
 from kaito_ctrl.runtime.entry import Entry
 from kaito_ctrl.runtime.errors import Conflict, NotFound
 from kaito_provisioner import CloudError, CloudProvider, Instance, OfferingError, UnavailableOfferings
@@ -141,6 +142,9 @@ class MachineController(Controller[NodeRequest]):
 
     async def cleanup(self, claim: NodeRequest, ctx: Context) -> Result:
         return await self._termination.run(claim, ctx)
+
+    async def abandon(self, header: Header, ctx: Context) -> Result:
+        return await self._termination.abandon(self.kind, ctx)
 
     async def gone(self, key: ObjectKey, ctx: Context) -> None:
         self._watches.forget(key)
