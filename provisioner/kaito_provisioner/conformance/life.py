@@ -47,7 +47,7 @@ class Life:
         *crash_on_error*; and after each of the steps *crash_after*, counted from 1, before it has written down what it
         learned."""
         self.bench = bench
-        self.request = request
+        self.request = self._asked_for = request
         self.steps = 0
         """Calls of the provider's methods so far."""
         self.operation = ""
@@ -64,7 +64,7 @@ class Life:
     async def bring_up(self, *, steps: int | None = None) -> Instance | None:
         """Until the instance runs, or after that many *steps*: then ``None``."""
         self._pause = _FIRST
-        offerings = self.request.offerings
+        offerings = self._asked_for.offerings
         while steps is None or self.steps < steps:
             try:
                 instance = await self._look()
@@ -177,6 +177,7 @@ class Life:
 
     def _crash(self) -> _Crash:
         self._process = self._seen = None
+        self.request = self._asked_for
         return _Crash()
 
     async def _wait(self, error: CloudError | None = None) -> None:

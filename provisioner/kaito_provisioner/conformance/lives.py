@@ -7,7 +7,8 @@ there have been two instances, and every life comes to its end.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,8 @@ __all__ = ["LIVES"]
 Phase = Literal["creation", "deletion"]
 _LIKELY = (Fault.LOST, Fault.DROPPED, Fault.THROTTLED)
 """Those that come in pairs: what an unsteady network and a busy cloud do."""
+_LAG = 45.0
+"""Seconds by which a slow cloud's views lag behind what it did."""
 _OUTAGE = 20
 """Requests in a row that fail in an outage."""
 _RETRIES = 2
@@ -194,4 +197,55 @@ async def _outages(make_bench: MakeBench) -> str:
     return await _live_all(make_bench, strikes, length)
 
 
-LIVES = (_creation, _deletion, _creation_pairs, _deletion_pairs, _crashes, _early_ends, _outages)
+@wide_case(
+    "a claim gets its next offering when the first runs out late, whatever happens to any one request until then"
+)
+async def _fallbacks(make_bench: MakeBench) -> str:
+    @asynccontextmanager
+    async def short() -> AsyncIterator[Bench]:
+        async with make_bench() as bench:
+            bench.shortage(bench.offerings[0], "capacity", late=True)
+            yield bench
+
+    length = await _measure(short)
+    strikes = [
+        *_singles(await _faults(make_bench, (*_LIKELY, Fault.LATE_ERROR)), "creation", length.creation),
+        *(_Strike(crash_after=(step,)) for step in range(1, length.steps + 1)),
+        *(_Strike(stop_after=step) for step in range(1, length.create_steps + 1)),
+    ]
+    return await _live_all(short, strikes, length)
+
+
+@wide_case("an instance comes and goes in a cloud that shows late what it did, whatever happens to any one request")
+async def _late_views(make_bench: MakeBench) -> str:
+    @asynccontextmanager
+    async def late() -> AsyncIterator[Bench]:
+        async with make_bench() as bench:
+            bench.lag(_LAG)
+            yield bench
+
+    length = await _measure(late)
+    likely = await _faults(make_bench, _LIKELY)
+    strikes = [
+        *_singles(likely, "creation", length.creation),
+        *_singles(likely, "deletion", length.deletion),
+        *(_Strike(crash_after=(step,)) for step in range(1, length.steps + 1)),
+        *(
+            _Strike(((fault, 1),), crash_on_error=crash, stop_after=step)
+            for fault, step, crash in itertools.product(likely, range(1, length.create_steps + 1), (False, True))
+        ),
+    ]
+    return await _live_all(late, strikes, length)
+
+
+LIVES = (
+    _creation,
+    _deletion,
+    _creation_pairs,
+    _deletion_pairs,
+    _crashes,
+    _early_ends,
+    _outages,
+    _fallbacks,
+    _late_views,
+)

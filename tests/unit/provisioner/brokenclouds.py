@@ -502,6 +502,27 @@ class GivesUpDeletionsSlowly(Through):
             raise
 
 
+class KeepsTheVerdict(Through):
+    """Remembers why an instance failed, and says so of the next one too."""
+
+    async def find(self, claim: ClaimRef) -> Instance:
+        found = await super().find(claim)
+        if found.state == "Failed":
+            self.kept[claim.uid] = found
+        if claim.uid in self.kept and found.state == "Creating":
+            failed: Instance = self.kept[claim.uid]
+            return failed
+        return found
+
+
+class LooksBeforeItDeletes(Through):
+    async def delete(self, instance: Instance) -> Instance:
+        found = await super().find(ClaimRef(instance.name, instance.claim_uid))
+        if found.state == "Deleting":
+            raise NotFound("it is as good as gone")
+        return await super().delete(found)
+
+
 class LosesPatience(Through):
     async def delete(self, instance: Instance) -> Instance:
         try:

@@ -39,7 +39,7 @@ BREAKS: list[tuple[str, type[broken.Through], str]] = [
     ("nodes of different instances", broken.LabelsNodesAlike, "fit the other's node"),
     ("list shows every instance", broken.ListsEverythingAsMachines, "list shows .*and there are"),
     ("list shows every instance", broken.HidesWhatFailed, "it has no node"),
-    ("a cloud that shows late", broken.LooksBeforeItLeaps, "2 instances exist"),
+    ("a cloud that shows late what it did neither", broken.LooksBeforeItLeaps, "2 instances exist"),
     ("the catalogue makes sense", broken.ListsOnlyWhatIsToBeHad, "not listed at all"),
     ("nodes are repaired", broken.RepairsAtOnce, "borne for 5 s"),
     ("nodes are repaired", broken.RepairsNothing, "never replaced"),
@@ -47,6 +47,7 @@ BREAKS: list[tuple[str, type[broken.Through], str]] = [
     ("the backend has a name", broken.ServesNonsense, "is no API group"),
     ("delete of what was never made", broken.DeletesWhatIsNot, "answered with"),
     ("NotFound only when nothing is left", broken.TakesAcceptedForGone, "after NotFound, 1 instances exist"),
+    ("NotFound only when nothing is left", broken.LooksBeforeItDeletes, "after NotFound, 1 instances exist"),
     ("deleted while it is being made", broken.WaitsForTheCreation, "still there"),
     ("two processes delete ten times", broken.AllowsOneDeletion, "raised InvalidRequest"),
     ("can be given another one", broken.ServesAClaimOnce, "still waits after 12 h"),
@@ -71,6 +72,9 @@ BREAKS: list[tuple[str, type[broken.Through], str]] = [
     ("any two requests of its deletion", broken.GivesUpDeletionsSlowly, "said that there is no instance"),
     ("a crash after any one or two steps", broken.RemembersInMemory, "2 instances exist"),
     ("through long outages", broken.LosesPatience, "said that there is no instance"),
+    ("gets its next offering", broken.SticksToTheFirstOffering, "still waits after 12 h"),
+    ("gets its next offering", broken.KeepsTheVerdict, "still waits after 12 h"),
+    ("shows late what it did, whatever", broken.LooksBeforeItLeaps, "2 instances exist"),
     ("at any moment of its creation", broken.FindsOnlyWhatRuns, "said that there is no instance"),
 ]
 
