@@ -34,8 +34,9 @@ from azure.mgmt.containerservice.aio import ContainerServiceClient
 from azure.mgmt.core.policies import AsyncARMChallengeAuthenticationPolicy
 from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
 
+from kaito_provisioner.aks.answers import Answer
 from kaito_provisioner.aks.config import AksSettings
-from kaito_provisioner.aks.errors import Answer, Call, classify, transport_failure
+from kaito_provisioner.aks.errors import Call, classify, transport_failure
 from kaito_provisioner.aks.identity import NoToken, TellingCredential
 from kaito_provisioner.aks.operations import Operation, Site
 from kaito_provisioner.aks.pools import Pool

@@ -22,9 +22,10 @@ from dataclasses import replace
 
 from kaito_api.karpenter import CAPACITY_TYPE_LABEL, INSTANCE_TYPE_LABEL, ZONE_LABEL
 from kaito_ctrl.runtime.clock import Clock
+from kaito_provisioner.aks.answers import Answer
 from kaito_provisioner.aks.arm import Arm
 from kaito_provisioner.aks.config import AksSettings
-from kaito_provisioner.aks.errors import Answer, classify_failure
+from kaito_provisioner.aks.errors import classify_failure
 from kaito_provisioner.aks.inventory import Inventory
 from kaito_provisioner.aks.operations import Operation
 from kaito_provisioner.aks.ownership import Ownership

@@ -9,7 +9,8 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ServiceRequestError
 from azure.core.rest import HttpRequest
 
-from kaito_provisioner.aks.errors import Answer, ClusterNotFound, NoRoom, classify, classify_failure, transport_failure
+from kaito_provisioner.aks.answers import Answer
+from kaito_provisioner.aks.errors import ClusterNotFound, NoRoom, classify, classify_failure, transport_failure
 from kaito_provisioner.cloud import (
     CloudError,
     Conflict,
