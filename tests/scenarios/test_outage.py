@@ -20,6 +20,8 @@ NOTICED = 55.0
 """Seconds in which a silent kubelet is noticed: 40 s by the node life cycle controller, the rest by us."""
 TOLERATED = 600.0 * 1.1
 BLOCKED = 300.0 * 1.1
+COLLECTED = 120.0 * 1.1
+"""Seconds between two passes of the garbage collection, at most."""
 UP = 220.0
 """Seconds from a machine's being asked for to its serving."""
 
@@ -172,9 +174,11 @@ async def test_an_instance_that_nobody_asked_for_is_gone_within_ten_minutes(worl
     assert await world.ready("a")
 
 
+@pytest.mark.parametrize("names", ["a", "ab", "abcdef"])
 @scenario()
-async def test_an_instance_that_somebody_deletes_in_the_cloud_is_replaced(world: World) -> None:
-    names = ("a", "b")
+async def test_an_instance_that_somebody_deletes_in_the_cloud_is_replaced_even_if_it_was_the_only_one(
+    world: World, names: str
+) -> None:
     await _serving(world, *names)
     [instance] = [each for each in await world.cloud.list() if each.name in await _node(world, "a")]
     await world.cloud.delete(instance)
@@ -182,10 +186,27 @@ async def test_an_instance_that_somebody_deletes_in_the_cloud_is_replaced(world:
     async def moved() -> bool:
         return await world.ready("a") and instance.name not in await _node(world, "a")
 
-    await world.until(moved, NOTICED + 120.0 + UP, "a serves from another node")
-    assert len(world.machines) == 3
+    await world.until(moved, NOTICED + 2 * COLLECTED + UP, "a serves from another node")
+    assert len(world.machines) == len(names) + 1
     await asyncio.sleep(HOUR)
-    assert len(await world.cloud.list()) == len(await world.user.list(Node)) == 2
+    assert len(await world.cloud.list()) == len(await world.user.list(Node)) == len(names)
+
+
+@scenario()
+async def test_a_fleet_that_somebody_deletes_in_the_cloud_is_replaced_bit_by_bit(world: World) -> None:
+    await world.kubelet.add_node("system", labels={})
+    names = ("a", "b", "c", "d", "e", "f")
+    await _serving(world, *names)
+    for instance in await world.cloud.list():
+        await world.cloud.delete(instance)
+
+    async def replaced() -> bool:
+        return all([await world.ready(name) for name in names])
+
+    await asyncio.sleep(NOTICED + 30)
+    assert not await replaced()
+    await world.until(replaced, len(names) * COLLECTED + UP, "all serve again")
+    assert len(world.machines) == 2 * len(names)
 
 
 async def _nothing() -> tuple[()]:

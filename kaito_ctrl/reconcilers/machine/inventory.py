@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kaito_api.core import Node
 from kaito_api.karpenter import TERMINATION_FINALIZER, NodeRequest
 from kaito_api.meta import is_true
-from kaito_ctrl.reconcilers.machine.fleet import by_provider_id, healthy, held
+from kaito_ctrl.reconcilers.machine.fleet import by_provider_id, healthy, held, share
 from kaito_ctrl.reconcilers.names import WORKSPACE_LABEL
 from kaito_provisioner import Instance
 
@@ -69,9 +69,15 @@ class Inventory:
         ]
 
     def held(self) -> str | None:
-        """Why claims are not to be deleted now. Those whose instance is not there do not count: that is no outage."""
+        """Why claims are not to be deleted now. That an instance is not there is no outage, and neither that its node
+        is silent; unless it is so with many, and none of all the nodes is Ready."""
         listed = {each.claim_uid for each in self.instances}
-        return held(self.nodes, [claim for claim in self.claims if claim.uid in listed])
+        standing = list(self._standing())
+        missing = {claim.status.provider_id for claim in standing if claim.uid not in listed}
+        if len(missing) > share(len(standing)):
+            missing = set()
+        nodes = [node for node in self.nodes if node.spec.provider_id not in missing]
+        return held(nodes, [claim for claim in self.claims if claim.uid in listed])
 
     def left(self) -> list[tuple[Node, str, str]]:
         """Nodes that our finalizer still holds though their claim is not there; with its name and uid."""

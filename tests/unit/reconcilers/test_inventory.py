@@ -80,6 +80,12 @@ def test_claims_whose_instance_is_gone_are_no_outage_and_others_are() -> None:
     assert inventory([instance("b"), instance("c")], [system], claims).held() is not None
 
 
+def test_the_only_node_of_a_cluster_may_be_the_one_whose_instance_is_gone() -> None:
+    assert inventory([], [node("a", "Unknown")], [claim("a")]).held() is None
+    both = [node("a", "Unknown"), node("b", "Unknown")]
+    assert inventory([], both, [claim("a"), claim("b")]).held() == "none of the cluster's 2 nodes is Ready"
+
+
 def test_a_node_is_found_by_the_labels_that_its_instance_gives_it() -> None:
     known = instance("a", provider_id="", node_labels={CLAIM_UID_LABEL: "uid-a"})
     mine, other = node("x", labels={CLAIM_UID_LABEL: "uid-a"}), node("y", labels={CLAIM_UID_LABEL: "uid-y"})
