@@ -23,8 +23,8 @@ from kaito_api.events import Event
 from kaito_api.karpenter import Machine
 from kaito_api.meta import ObjectMeta, Resource, owned_by
 from kaito_api.workspace import Workspace
-from kaito_ctrl.cli.app import LEASE_NAME
 from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
+from kaito_ctrl.cli.runcommand import WORKSPACE_LEASE_NAME
 from kaito_ctrl.reconcilers.machine.controller import MachineController
 from kaito_ctrl.reconcilers.names import REVISION_OWNER_LABEL
 from kaito_ctrl.reconcilers.workspace.revisions import HISTORY
@@ -32,11 +32,24 @@ from kaito_ctrl.runtime import Client, Cluster, Lease, Manager, key_of
 from kaito_ctrl.runtime.codec import decode_json
 from kaito_ctrl.runtime.connect import connect
 from kaito_ctrl.runtime.errors import NotFound
-from kaito_provisioner.sim import SimCloud
+from kaito_provisioner import CloudProvider
 from tests.e2e.conftest import Kubectl, until
 from tests.permissions import Forgetful, Permission, Recorder
 
-__all__ = ["ACCOUNT", "NAMESPACE", "SERVICE", "Traffic", "World", "free_port", "live", "remove"]
+__all__ = [
+    "ACCOUNT",
+    "NAMESPACE",
+    "SERVICE",
+    "Traffic",
+    "World",
+    "as_account",
+    "deploy",
+    "free_port",
+    "live",
+    "remove",
+    "running",
+    "token",
+]
 
 NAMESPACE, ACCOUNT = "kaito-workspace", "kaito-ctrl"
 SERVICE = (NAMESPACE, "kaito-ctrl-webhook", 443)
@@ -94,11 +107,11 @@ BAD = workspace("bad", "Standard_NC6s_v3", inference={"preset": {"name": "phi-33
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A cluster with RBAC and nodes of a simulated *cloud*; ``admin`` and ``kubectl`` are an administrator's."""
+    """A cluster with RBAC and nodes of a *cloud* that is not real; ``admin`` and ``kubectl`` are an administrator's."""
 
     admin: Client
     kubectl: Kubectl
-    cloud: SimCloud
+    cloud: CloudProvider
     kubeconfig_of: Callable[[str], Mapping[str, Any]]
     """The kubeconfig of whoever has that token."""
     lead_webhook_to: Callable[[Sequence[int]], Awaitable[None]]
@@ -140,9 +153,9 @@ async def running(manager: Manager) -> AsyncIterator[None]:
             manager.stop()
 
 
-async def token(admin: Client) -> str:
+async def token(admin: Client, account: str = ACCOUNT) -> str:
     """What the kubelet asks for, for a pod of the Deployment."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{ACCOUNT}/token"
+    path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
     issued = decode_json(await admin.request("POST", path, body=body))
     text: str = issued["status"]["token"]
@@ -150,10 +163,13 @@ async def token(admin: Client) -> str:
 
 
 @asynccontextmanager
-async def replica(world: World, name: str, traffic: Traffic, *, streaming: bool) -> AsyncIterator[Replica]:
-    """A replica that is ready; without *streaming* it lists as it would on a server that knows no better."""
+async def as_account(
+    world: World, account: str, name: str, traffic: Traffic, *, streaming: bool, seldom: Sequence[str] = SELDOM
+) -> AsyncIterator[Cluster]:
+    """The cluster as a pod of that service account meets it; without *streaming* it is listed as on a server that
+    knows no better. The answer to the first creation of each of *seldom* is lost."""
     kubeconfig = world.folder / f"{name}.kubeconfig"
-    kubeconfig.write_text(json.dumps(world.kubeconfig_of(await token(world.admin))))
+    kubeconfig.write_text(json.dumps(world.kubeconfig_of(await token(world.admin, account))))
 
     async def dial() -> Recorder:
         transport = await connect(kubeconfig=str(kubeconfig))
@@ -168,20 +184,24 @@ async def replica(world: World, name: str, traffic: Traffic, *, streaming: bool)
 
     transport = await dial()
     try:
-        cluster = Cluster(
-            Forgetful(transport, SELDOM),
-            rng=random.Random(name),
-            streaming=streaming,
-            sync_timeout=20.0,
-            dial=dial,
+        yield Cluster(
+            Forgetful(transport, seldom), rng=random.Random(name), streaming=streaming, sync_timeout=20.0, dial=dial
         )
+    finally:
+        await transport.aclose()
+
+
+@asynccontextmanager
+async def replica(world: World, name: str, traffic: Traffic, *, streaming: bool) -> AsyncIterator[Replica]:
+    """A replica that is ready."""
+    async with as_account(world, ACCOUNT, name, traffic, streaming=streaming) as cluster:
         options = DaemonOptions(
             metrics_port=None,
             health_port=None,
             webhook_host="0.0.0.0",
             webhook_port=free_port(),
             webhook_service=SERVICE,
-            leader=Lease(LEASE_NAME, namespace=NAMESPACE),
+            leader=Lease(WORKSPACE_LEASE_NAME, namespace=NAMESPACE),
             instance=name,
             drain=2.0,
         )
@@ -189,8 +209,6 @@ async def replica(world: World, name: str, traffic: Traffic, *, streaming: bool)
         manager = build_manager(cluster, None, options)
         async with running(manager):
             yield Replica(manager, options.webhook_port)
-    finally:
-        await transport.aclose()
 
 
 @asynccontextmanager
@@ -231,11 +249,11 @@ async def _live(world: World, traffic: Traffic) -> None:
             await the_end(world)
 
 
-async def deploy(world: World) -> None:
+async def deploy(world: World, folder: str = "manifests/overlays/dev") -> None:
     """Twice: the second time there is nothing to do."""
     # Where rules in definitions are not known, kubectl's own check says so, and the server drops them.
     options = () if world.version >= (1, 23) else ("--validate=false",)
-    command = ("apply", *options, "-k", "manifests/overlays/dev")
+    command = ("apply", *options, "-k", folder)
     applied = await world.kubectl(*command)
     assert applied.status == 0, applied.err
     again = await world.kubectl(*command)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from kaito_ctrl.cli.guard import run_guarded
+from kaito_ctrl.cli.runcommand import LogLevel, NodeApi, run
+
 if TYPE_CHECKING:
     from kaito_ctrl.reconcilers.workspace.validation import Rules
-    from kaito_ctrl.runtime.leader import Lease
 
 __all__ = ["app", "main"]
 
@@ -28,8 +28,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-LogLevel = Literal["debug", "info", "warning", "error"]
-LEASE_NAME = "ef60f9b0.io"  # KAITO's own: the two never work on the same cluster at the same time
 _EXAMPLE = Path("examples/inference/kaito_workspace_phi_3.yaml")
 
 
@@ -72,7 +70,7 @@ def demo(
         configure_logging("error", "text", sys.stderr)
     stay = not exit_ and console.is_terminal
     options = DemoOptions(manifest or _example(), prompt, stay, boot, port, kill_controllers)
-    raise typer.Exit(_run(run_demo(options, console)))
+    raise typer.Exit(run_guarded(run_demo(options, console)))
 
 
 @app.command()
@@ -88,6 +86,16 @@ def dev(
     rbac: Annotated[
         bool, typer.Option("--rbac", help="Let roles and bindings decide who may do what, as a real cluster does.")
     ] = False,
+    node_api: Annotated[
+        NodeApi, typer.Option(help="How nodes are asked for: as **machine** or as **nodeclaim**.")
+    ] = "machine",
+    cloud: Annotated[
+        Literal["sim", "aks"],
+        typer.Option(
+            help="Who makes machines. **sim**: a simulated cloud. **aks**: the aks provisioner and the real Azure SDK, "
+            "with an Azure that is local; needs the `aks` extra."
+        ),
+    ] = "sim",
     log_level: Annotated[LogLevel, typer.Option(help="Which of the controllers' log lines to print.")] = "info",
 ) -> None:
     """An embedded cluster with KAITO in it, until Ctrl-C: for kubectl, and for developing controllers against."""
@@ -95,109 +103,12 @@ def dev(
     from kaito_ctrl.cli.logs import configure_logging
 
     configure_logging(log_level, "text", sys.stderr)
-    raise typer.Exit(_run(run_dev(DevOptions(boot, port, kubeconfig, controllers, rbac), Console())))
-
-
-@app.command()
-def run(
-    kubeconfig: Annotated[
-        str | None, typer.Option(envvar="KUBECONFIG", help="Default: ~/.kube/config, or the pod's own identity.")
-    ] = None,
-    context: Annotated[str | None, typer.Option(help="The kubeconfig's context to use.")] = None,
-    provisioner: Annotated[
-        Literal["none"], typer.Option(help="Who makes nodes: none leaves Machines to another controller.")
-    ] = "none",
-    registry: Annotated[
-        str, typer.Option(envvar="PRESET_REGISTRY_NAME", help="Where preset images are pulled from.")
-    ] = "mcr.microsoft.com/aks/kaito",
-    metrics_port: Annotated[int, typer.Option(help="Port of /metrics; -1 switches it off.")] = 8080,
-    health_port: Annotated[int, typer.Option(help="Port of /healthz and /readyz; -1 switches it off.")] = 8081,
-    webhook_port: Annotated[int, typer.Option(help="Port of the admission webhook; -1 switches it off.")] = -1,
-    webhook_host: Annotated[str, typer.Option(help="Address that the webhook listens on.")] = "127.0.0.1",
-    webhook_url: Annotated[
-        str | None, typer.Option(help="Where the API server calls it, if not at that address and port.")
-    ] = None,
-    webhook_service: Annotated[
-        str | None, typer.Option(help="Or the Service that leads to it: NAMESPACE/NAME:PORT.")
-    ] = None,
-    leader_elect: Annotated[
-        bool | None,
-        typer.Option(
-            "--leader-elect/--no-leader-elect",
-            help="Of several replicas, let the one that holds a Lease do the work; the others stand by with warm "
-            "caches, and take over within seconds. Needs get, create and update on leases. Default: on in a pod.",
-        ),
-    ] = None,
-    leader_elect_namespace: Annotated[
-        str | None,
-        typer.Option(envvar="POD_NAMESPACE", help="Where that Lease lives. Default: the pod's own namespace."),
-    ] = None,
-    leader_elect_name: Annotated[
-        str, typer.Option(help="Its name: whoever uses the same one is a replica of the same thing.")
-    ] = LEASE_NAME,
-    log_level: Annotated[LogLevel, typer.Option(help="The least severe log line to print.")] = "info",
-    log_format: Annotated[Literal["json", "text"], typer.Option(help="How to print it.")] = "json",
-) -> None:
-    """Run the controllers against a cluster, until SIGTERM. The CRDs have to be there (`kaito-ctrl crds`).
-
-    Exits with status 1 when it loses its lease: its supervisor starts it again, as a standby.
-    """
-    from kaito_ctrl.cli.daemon import DaemonOptions
-    from kaito_ctrl.cli.logs import configure_logging
-    from kaito_ctrl.cli.run import run_daemon
-
-    def on(port: int) -> int | None:
-        return port if port >= 0 else None
-
-    configure_logging(log_level, log_format, sys.stderr)
-    options = DaemonOptions(
-        registry=registry,
-        metrics_port=on(metrics_port),
-        health_port=on(health_port),
-        webhook_port=on(webhook_port),
-        webhook_host=webhook_host,
-        webhook_url=webhook_url,
-        webhook_service=_service(webhook_service) if webhook_service is not None else None,
-        leader=_lease(leader_elect, leader_elect_namespace, leader_elect_name),
+    raise typer.Exit(
+        run_guarded(run_dev(DevOptions(boot, port, kubeconfig, controllers, rbac, node_api, cloud), Console()))
     )
-    raise typer.Exit(_run(run_daemon(options, kubeconfig=kubeconfig, context=context)))
 
 
-def _run(main: Coroutine[Any, Any, int | None]) -> int:
-    """Run *main*; the exit status. What a person can do something about is said in a line, without a traceback."""
-    from kaito_ctrl.cli.manifest import ManifestError
-    from kaito_ctrl.runtime.errors import KubeError, leaf_errors
-
-    try:
-        return asyncio.run(main) or 0
-    except BaseException as error:
-        leaves = leaf_errors(error)
-        if not all(isinstance(leaf, KubeError | OSError | ManifestError) for leaf in leaves):
-            raise
-        for leaf in leaves:
-            print(f"kaito-ctrl: {leaf}", file=sys.stderr)
-        return 2 if isinstance(leaves[0], ManifestError) else 1
-
-
-def _lease(wanted: bool | None, namespace: str | None, name: str) -> Lease | None:
-    from kaito_ctrl.runtime.leader import Lease, pod_namespace
-
-    own = pod_namespace()
-    if wanted is False or (wanted is None and own is None):
-        return None
-    if namespace is None and own is None:
-        raise typer.BadParameter(
-            "this is not a pod, so say where the Lease lives: --leader-elect-namespace NAMESPACE",
-            param_hint="--leader-elect",
-        )
-    return Lease(name, namespace=namespace or own)
-
-
-def _service(text: str) -> tuple[str, str, int]:
-    found = re.fullmatch(r"([a-z0-9-]+)/([a-z0-9-]+):(\d+)", text)
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no Service: write NAMESPACE/NAME:PORT", param_hint="--webhook-service")
-    return found[1], found[2], int(found[3])
+app.command()(run)
 
 
 _File = Annotated[Path, typer.Option("--file", "-f", help="The manifest; - is the standard input.")]
@@ -274,7 +185,7 @@ def why(
 
     key = ObjectKey(namespace, name)
     said = tell_why(_rules(cloud), key, Console(), kubeconfig=kubeconfig, context=context, as_json=output == "json")
-    raise typer.Exit(_run(said))
+    raise typer.Exit(run_guarded(said))
 
 
 @app.command()
@@ -294,7 +205,7 @@ def timeline(
     told = tell_timeline(
         _rules(cloud), key, Console(), kubeconfig=kubeconfig, context=context, as_json=output == "json"
     )
-    raise typer.Exit(_run(told))
+    raise typer.Exit(run_guarded(told))
 
 
 def _rules(cloud: str) -> Rules:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from kaito_api.karpenter import NODE_REQUESTS, NodeRequest
 from kaito_ctrl.reconcilers.machine.controller import MachineController
+from kaito_ctrl.reconcilers.machine.gc import GarbageCollection
+from kaito_ctrl.reconcilers.machine.health import HealthController
+from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics
 from kaito_ctrl.reconcilers.workspace.admission import workspace_webhooks
 from kaito_ctrl.reconcilers.workspace.controller import WorkspaceController
+from kaito_ctrl.reconcilers.workspace.settings import Settings
 from kaito_ctrl.reconcilers.workspace.telling import WorkspaceMetrics
 from kaito_ctrl.reconcilers.workspace.validation import Rules
-from kaito_ctrl.reconcilers.workspace.workload import Settings
 from kaito_ctrl.runtime import Cluster, Lease, Manager
 from kaito_ctrl.runtime.debug import DEBUG_PATH, debug_page
 from kaito_ctrl.runtime.serving import HealthServer, MetricsServer
@@ -18,14 +23,21 @@ from kaito_ctrl.runtime.webhook import WebhookServer
 from kaito_presets.catalogue import Catalogue
 from kaito_presets.skus import SkuTable
 from kaito_provisioner import CloudProvider
+from kaito_provisioner.metered import CloudMetrics, MeteredCloud
 
-__all__ = ["DaemonOptions", "build_manager"]
+__all__ = ["DaemonOptions", "NodeApi", "build_manager"]
+
+NodeApi = Literal["machine", "nodeclaim"]
+"""How a node is asked for; see ``kaito_api.karpenter.NODE_REQUESTS``."""
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
     """How the daemon runs. A port of ``None`` switches that server off, 0 takes any free one."""
 
+    workspaces: bool = True
+    """Whether the workspace controller runs here, and its webhook."""
+    node_api: NodeApi = "machine"
     registry: str = Settings().registry
     sku_cloud: str = "azure"
     host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes, and Prometheus scrapes, from outside the pod
@@ -45,7 +57,6 @@ class DaemonOptions:
 
 def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: DaemonOptions) -> Manager:
     """Everything that the daemon runs against *cluster*; without a *cloud*, somebody else provisions nodes."""
-    rules = Rules(Catalogue.builtin(), SkuTable.builtin(options.sku_cloud))
     manager = Manager(cluster, leader=options.leader, drain=options.drain)
     if options.metrics_port is not None:
         cluster.metrics.add_process()
@@ -68,6 +79,16 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
         )
         health.add_page(DEBUG_PATH, debug_page(manager))
         manager.add_server(health)
+    if options.workspaces:
+        _serve_workspaces(manager, options)
+    if cloud is not None:
+        _provision(manager, cloud, NODE_REQUESTS[options.node_api])
+    return manager
+
+
+def _serve_workspaces(manager: Manager, options: DaemonOptions) -> None:
+    cluster = manager.cluster
+    rules = Rules(Catalogue.builtin(), SkuTable.builtin(options.sku_cloud))
     if options.webhook_port is not None:
         manager.add_webhook(
             WebhookServer(
@@ -82,8 +103,30 @@ def build_manager(cluster: Cluster, cloud: CloudProvider | None, options: Daemon
                 instance=options.instance,
             )
         )
-    figures = WorkspaceMetrics(cluster.metrics.registry, cluster.cache)
-    manager.add(WorkspaceController(rules, Settings(registry=options.registry), figures))
-    if cloud is not None:
-        manager.add(MachineController(cloud))
-    return manager
+    settings = Settings(registry=options.registry, node_api=NODE_REQUESTS[options.node_api])
+    figures = WorkspaceMetrics(cluster.metrics.registry, cluster.cache, settings.node_api)
+    manager.add(WorkspaceController(rules, settings, figures))
+
+
+def _provision(manager: Manager, cloud: CloudProvider, kind: type[NodeRequest]) -> None:
+    cluster = manager.cluster
+    calls, figures = CloudMetrics(cluster.metrics.registry), ClaimMetrics(kind, cluster.metrics.registry)
+
+    def metered(controller: str) -> CloudProvider:
+        return MeteredCloud(cloud, calls, controller)
+
+    manager.add(MachineController(metered("lifecycle"), kind, metrics=figures))
+    manager.add(HealthController(metered(HealthController.name), kind, figures))
+    manager.add_runnable(
+        GarbageCollection(
+            metered(GarbageCollection.name),
+            manager.client(GarbageCollection.name),
+            kind,
+            clock=cluster.clock,
+            rng=cluster.rng,
+            events=manager.events.named(GarbageCollection.name),
+            metrics=figures,
+        ),
+        leader=True,
+    )
+    figures.count_conditions(cluster.cache)

@@ -6,10 +6,13 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
-from kaito_ctrl.cli.local import LocalKaito
+from kaito_ctrl.cli.azure import require_sdk
+from kaito_ctrl.cli.daemon import NodeApi
+from kaito_ctrl.cli.local import LocalKaito, OpenProvider, local_options
 from kaito_ctrl.cli.signals import stop_on_signal
 
 __all__ = ["DevOptions", "run_dev"]
@@ -22,6 +25,8 @@ class DevOptions:
     kubeconfig: Path | None = None
     controllers: bool = True
     rbac: bool = False
+    node_api: NodeApi = "machine"
+    cloud: Literal["sim", "aks"] = "sim"
 
 
 async def run_dev(options: DevOptions, console: Console) -> None:
@@ -39,6 +44,8 @@ async def run_dev(options: DevOptions, console: Console) -> None:
                 controllers=options.controllers,
                 plain_node="system",
                 rbac=options.rbac,
+                options=local_options(node_api=options.node_api),
+                provider=_azure() if options.cloud == "aks" else None,
             ) as kaito:
                 await kaito.dev.write_kubeconfig(path)
                 console.print("The cluster is up until Ctrl-C. In another terminal:")
@@ -50,3 +57,10 @@ async def run_dev(options: DevOptions, console: Console) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         if options.kubeconfig is not None:
             options.kubeconfig.unlink(missing_ok=True)
+
+
+def _azure() -> OpenProvider:
+    require_sdk()
+    from kaito_ctrl.cli.laptop import local_aks
+
+    return local_aks

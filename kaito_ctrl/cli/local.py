@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Self
 
 from kaito_api.crd import all_crds
-from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
+from kaito_ctrl.cli.daemon import DaemonOptions, NodeApi, build_manager
 from kaito_ctrl.devcluster.cluster import DevCluster
 from kaito_ctrl.devcluster.images import ImageTable, LocalImage
 from kaito_ctrl.devcluster.kubelet import ProcessKubelet
@@ -25,11 +25,13 @@ from kaito_ctrl.runtime.clock import Clock, SystemClock, system_random
 from kaito_ctrl.runtime.errors import TransportError
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 from kaito_presets.skus import SkuTable
-from kaito_provisioner import Instance, LaunchRequest
+from kaito_provisioner import CloudProvider, Instance, LaunchRequest
 from kaito_provisioner.sim import SimCloud, SimInstanceType
 
-__all__ = ["KillSwitch", "LocalKaito", "install_crds"]
+__all__ = ["KillSwitch", "LocalKaito", "OpenProvider", "install_crds", "local_options"]
 
+OpenProvider = Callable[[DevCluster, Clock, random.Random, float], AbstractAsyncContextManager[CloudProvider]]
+"""Opens a cloud whose machines join that cluster, and take that many seconds to boot."""
 _CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 # The image takes curl's arguments, with or without the word `curl` before them, or any other command.
 _CURL = ("sh", "-c", 'command -v -- "$1" >/dev/null || set -- curl "$@"; exec "$@"', "sh")
@@ -54,6 +56,11 @@ def local_images(more: Mapping[str, LocalImage] | None = None) -> ImageTable:
 def offered_types() -> list[SimInstanceType]:
     """The simulated cloud offers what the built-in table of Azure's sizes lists."""
     return [SimInstanceType(sku.name, sku.gpu_count) for sku in SkuTable.builtin("azure")]
+
+
+def local_options(*, node_api: NodeApi = "machine") -> DaemonOptions:
+    """How the controllers run beside a cluster in the same process: without ports, but for the webhook's."""
+    return DaemonOptions(node_api=node_api, metrics_port=None, health_port=None, webhook_port=0, drain=2.0)
 
 
 async def install_crds(client: Client) -> None:
@@ -123,6 +130,9 @@ class LocalKaito:
 
     dev: DevCluster
     cloud: SimCloud
+    """The simulated cloud; idle when the controllers were given another one."""
+    provider: CloudProvider
+    """The cloud that the controllers use."""
     clock: Clock
     rng: random.Random
     options: DaemonOptions
@@ -149,13 +159,15 @@ class LocalKaito:
         rbac: bool = False,
         plain_node: str = "",
         images: Mapping[str, LocalImage] | None = None,
+        provider: OpenProvider | None = None,
     ) -> AsyncIterator[Self]:
         """Everything up and ready inside the block; nothing left of it after. *boot* is the simulated machines' boot
         time in seconds, *plain_node* the name of a node that is there from the start, for pods that ask for no GPU:
-        every cloud's cluster has one. *images* are known besides KAITO's own, and before them."""
+        every cloud's cluster has one. *images* are known besides KAITO's own, and before them. *provider* opens another
+        cloud than the simulated one, for as long as the cluster is there."""
         clock = clock or SystemClock()
         rng = rng or system_random()
-        options = options or DaemonOptions(metrics_port=None, health_port=None, webhook_port=0, drain=2.0)
+        options = options or local_options()
         async with DevCluster.start(
             root=root, clock=clock, rng=rng, images=local_images(images), host=host, port=port, tcp=tcp, rbac=rbac
         ) as dev:
@@ -164,8 +176,9 @@ class LocalKaito:
             if plain_node:
                 await dev.kubelet.register(plain_node)
             cloud = SimCloud(offered_types(), now=clock.now, joiner=NodeJoiner(dev.kubelet), boot=boot)
-            kaito = cls(dev, cloud, clock, rng, options)
-            async with asyncio.TaskGroup() as group:
+            async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+                used = await stack.enter_async_context(provider(dev, clock, rng, boot)) if provider else cloud
+                kaito = cls(dev, cloud, used, clock, rng, options)
                 world = [group.create_task(cloud.run(), name="cloud")]
                 if controllers:
                     world.append(group.create_task(kaito._controllers(), name="controllers"))
@@ -203,7 +216,7 @@ class LocalKaito:
     async def _controllers(self) -> None:
         while not self._stopping:
             switch = KillSwitch(self.dev.transport(user="kaito-ctrl"))
-            manager = build_manager(Cluster(switch, clock=self.clock, rng=self.rng), self.cloud, self.options)
+            manager = build_manager(Cluster(switch, clock=self.clock, rng=self.rng), self.provider, self.options)
             try:
                 async with asyncio.TaskGroup() as group:
                     self._life = _Life(manager, switch, group.create_task(manager.run(), name="manager"))

@@ -5,22 +5,36 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
 from kaito_ctrl.cli.signals import stop_on_signal
 from kaito_ctrl.runtime import Cluster, Manager
+from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.errors import KubeError, ShutdownTimeout, leaf_errors
 from kaito_ctrl.runtime.heap import SettledHeap
+from kaito_provisioner import CloudProvider
 
-__all__ = ["run_daemon"]
+__all__ = ["OpenCloud", "run_daemon"]
+
+OpenCloud = Callable[[Clock], AbstractAsyncContextManager[CloudProvider]]
+"""Opens a cloud for as long as the daemon runs."""
 
 
-async def run_daemon(options: DaemonOptions, *, kubeconfig: str | None, context: str | None) -> None:
-    """Run until a signal, then drain. Raises what ends the manager."""
+async def run_daemon(
+    options: DaemonOptions, *, kubeconfig: str | None, context: str | None, open_cloud: OpenCloud | None = None
+) -> None:
+    """Run until a signal, then drain. Without *open_cloud* nodes are made by somebody else, or by nobody.
+
+    Raises what ends the manager, and what keeps the cloud from being opened.
+    """
     with stop_on_signal() as stop:
-        async with Cluster.connect(kubeconfig=kubeconfig, context=context) as cluster:
+        async with AsyncExitStack() as stack:
+            cluster = await stack.enter_async_context(Cluster.connect(kubeconfig=kubeconfig, context=context))
+            cloud = await stack.enter_async_context(open_cloud(cluster.clock)) if open_cloud is not None else None
             try:
-                manager = build_manager(cluster, None, options)
+                manager = build_manager(cluster, cloud, options)
             except ValueError as error:
                 raise KubeError(str(error)) from error
             # This process is the daemon's own: first its modules settle, then what its caches hold.

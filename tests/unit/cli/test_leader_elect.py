@@ -13,9 +13,9 @@ from pathlib import Path
 import aiohttp
 
 from kaito_api import coordination
-from kaito_ctrl.cli.app import LEASE_NAME
 from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
 from kaito_ctrl.cli.local import install_crds
+from kaito_ctrl.cli.runcommand import WORKSPACE_LEASE_NAME
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.devcluster.cluster import DevCluster
 from kaito_ctrl.runtime import Client, Cluster, Lease, ObjectKey
@@ -75,7 +75,8 @@ async def test_the_standby_takes_over_from_a_replica_that_stops_and_one_that_is_
 
         async def holder() -> str:
             try:
-                return (await client.get(coordination.Lease, LEASE_NAME, "default")).spec.holder_identity or ""
+                lease = await client.get(coordination.Lease, WORKSPACE_LEASE_NAME, "default")
+                return lease.spec.holder_identity or ""
             except NotFound:
                 return ""
 
@@ -97,7 +98,7 @@ async def test_the_standby_takes_over_from_a_replica_that_stops_and_one_that_is_
                     return await holder() not in ("", leader)
 
                 await until(taken_over)
-                key = ObjectKey("default", LEASE_NAME)
+                key = ObjectKey("default", WORKSPACE_LEASE_NAME)
                 await client.patch(coordination.Lease, key, {"spec": {"holderIdentity": "somebody-else"}})
                 _, said = await second.communicate()
                 assert second.returncode == 1
