@@ -78,7 +78,8 @@ def of_claim(claim: NodeRequest, now: datetime) -> Finding | None:
             "NoProvisioner",
             source,
             "no controller has looked at it",
-            f"run a provisioner for {claim.kind}s: kaito-ctrl run --provisioner, gpu-provisioner or Karpenter",
+            f"run a provisioner for {claim.kind}s: kaito-ctrl run --provisioner aks --node-api {claim.kind.lower()}, "
+            "gpu-provisioner or Karpenter",
         )
     if (refused := why_not_launched(claim)) is not None:
         return refused

@@ -167,7 +167,9 @@ def test_a_claim_that_nobody_serves_and_one_that_is_going_are_called_by_their_ki
     alone = of_claim(claim(kind=kind), NOW)
     assert alone is not None
     assert (alone.stage, alone.code) == ("CapacityReserved", "NoProvisioner")
-    assert f"a provisioner for {kind.kind}s: kaito-ctrl run" in alone.fix
+    assert (
+        f"a provisioner for {kind.kind}s: kaito-ctrl run --provisioner aks --node-api {kind.kind.lower()}" in alone.fix
+    )
     going = of_claim(claim(1, "True", kind=kind, deletionTimestamp="2026-01-01T11:59:00Z"), NOW)
     assert going is not None
     assert (going.stage, going.code, going.source) == ("MachineLaunched", f"{kind.kind}Deleting", f"{kind.kind} ws1")
