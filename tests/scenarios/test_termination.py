@@ -621,3 +621,36 @@ async def test_a_claim_whose_status_cannot_be_written_ends_all_the_same(scene: S
     await scene.delete()
     await scene.until_gone(GRACE + SHUTDOWN + PROMPT)
     assert scene.cloud.calls["delete"] == 1
+
+
+@ending()
+async def test_a_node_whose_pods_must_not_be_seen_is_not_taken_from_under_them(scene: Scene) -> None:
+    await scene.up()
+    await scene.pod("web")
+    text = 'pods is forbidden: User "kaito" cannot list resource "pods"'
+    refusal = {"kind": "Status", "code": 403, "reason": "Forbidden", "message": text}
+
+    def refuse(request: Request) -> Response | None:
+        return Response.of(403, encode_json(refusal)) if request.path == "/api/v1/pods" else None
+
+    scene.answer = refuse
+    await scene.delete()
+    await asyncio.sleep(600)
+    assert scene.cloud.calls.get("delete", 0) == 0
+    assert await scene.said("Drained") == ("Unknown", "Forbidden", text)
+    scene.answer = None
+    await scene.until_gone(10 + GRACE + SHUTDOWN + PROMPT)
+
+
+@pytest.mark.parametrize("after", [0.0, 1.0, 4.0, 10.0])
+@pytest.mark.parametrize("seconds", [-7200.0, 7200.0])
+@ending()
+async def test_a_clock_that_jumps_costs_nothing(scene: Scene, seconds: float, after: float) -> None:
+    await scene.up()
+    await scene.pod("web")
+    await scene.delete()
+    await asyncio.sleep(after)
+    scene.host.clock.jump(seconds)
+    await scene.until_gone(GRACE + SHUTDOWN + PROMPT + 5)
+    assert scene.cloud.calls["delete"] == 1
+    assert not await scene.events("FailedTermination")

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal
 
 from kaito_api.core import Node
 from kaito_api.karpenter import (
@@ -26,20 +25,20 @@ from kaito_api.karpenter import (
     NodeClaim,
     NodeRequest,
 )
-from kaito_api.meta import Condition, find_condition, is_true, rfc3339
+from kaito_api.meta import find_condition, is_true, rfc3339
 from kaito_ctrl.reconcilers.machine import telling
 from kaito_ctrl.reconcilers.machine.absence import SECOND_LOOK, doubt, moment
-from kaito_ctrl.reconcilers.machine.conditions import Verdict, conclude
 from kaito_ctrl.reconcilers.machine.drain import Drained, drain, silence
 from kaito_ctrl.reconcilers.machine.eviction import Evictions
 from kaito_ctrl.reconcilers.machine.goduration import seconds_of
 from kaito_ctrl.reconcilers.machine.launch import reference
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics
 from kaito_ctrl.reconcilers.machine.nodes import NodeIdentity, close, release
+from kaito_ctrl.reconcilers.machine.record import ClaimRecord
 from kaito_ctrl.reconcilers.machine.salvage import salvage
 from kaito_ctrl.reconcilers.machine.volumes import attached
 from kaito_ctrl.runtime import Context, Result
-from kaito_ctrl.runtime.errors import DecodeError, Forbidden, Invalid, NotFound
+from kaito_ctrl.runtime.errors import DecodeError, Forbidden
 from kaito_provisioner import CloudError, CloudProvider, Instance
 from kaito_provisioner import NotFound as InstanceNotFound
 
@@ -146,20 +145,23 @@ class _Pass:
         self._metrics = metrics
         self._evictions = evictions
         self._memory = memory
-        self._claim = claim
+        self._record = ClaimRecord(claim, ctx)
         self._ctx = ctx
-        self._verdicts: list[Verdict] = []
         self._deadline: datetime | None = None
         known = find_condition(claim.status.conditions, INSTANCE_TERMINATING)
         said = known.last_transition_time if known is not None and known.status == "True" else None
         self._accepted = said or memory.accepted
         """Since when the cloud is deleting the instance, as far as we know."""
 
+    @property
+    def _claim(self) -> NodeRequest:
+        return self._record.claim
+
     async def run(self) -> Result:
         await self._set_deadline()
         result = await self._advance()
         if result != Result.done():
-            await self._write_status()
+            await self._record.write()
         return result
 
     async def _advance(self) -> Result:
@@ -195,7 +197,7 @@ class _Pass:
         except OverflowError:
             return
         text = rfc3339(self._deadline)
-        await self._annotate(TERMINATION_TIMESTAMP_ANNOTATION, text)
+        await self._record.annotate(TERMINATION_TIMESTAMP_ANNOTATION, text)
         telling.expiring(self._ctx.events, self._claim, text)
 
     # -- the nodes -----------------------------------------------------------------------------------------------
@@ -219,26 +221,31 @@ class _Pass:
         """Have pods and volumes leave *nodes*: seconds until the next look, or ``None`` once they have."""
         if not nodes:
             return None
-        states = [await drain(node, self._ctx, self._evictions, self._deadline, self._metrics) for node in nodes]
+        try:
+            states = [await drain(node, self._ctx, self._evictions, self._deadline, self._metrics) for node in nodes]
+        except Forbidden as error:
+            # Nobody knows who is on it. That somebody has to see to, and will look for it here.
+            self._record.say(DRAINED, "Waiting", "Forbidden", str(error)[:_TEXT])
+            return self._pace(10.0)
         waiting = sum(len(state.waiting) for state in states)
         if waiting:
-            self._say(DRAINED, "Waiting", "Draining", f"{waiting} {_pods(waiting)} waiting to be evicted")
+            self._record.say(DRAINED, "Waiting", "Draining", f"{waiting} {_pods(waiting)} waiting to be evicted")
             return 1.0 if any(state.moving for state in states) else self._pace(10.0)
         given_up = [state.node.name for state in states if state.given_up]
         if given_up:
             text = f"node {', '.join(given_up)} is not Ready, and its pods are given up"
-            self._say(DRAINED, "False", "NodeNotReady", text)
+            self._record.say(DRAINED, "False", "NodeNotReady", text)
         else:
             if self._metrics is not None and not is_true(self._claim.status.conditions, DRAINED):
                 self._metrics.node_drained(self._claim)
-            self._say(DRAINED, "True")
+            self._record.say(DRAINED, "True")
         return await self._detach(states)
 
     async def _detach(self, states: Sequence[Drained]) -> float | None:
         now = self._ctx.now()
         if self._deadline is not None and now >= self._deadline:
             text = "the termination deadline has passed; volumes are not waited for"
-            self._say(VOLUMES_DETACHED, "False", "TerminationGracePeriodElapsed", text)
+            self._record.say(VOLUMES_DETACHED, "False", "TerminationGracePeriodElapsed", text)
             return None
         awaited: list[str] = []
         for state in states:
@@ -250,9 +257,9 @@ class _Pass:
                     telling.awaiting_volumes(self._ctx.events, state.node, ", ".join(names[:5]))
         if awaited:
             text = f"waiting for {len(awaited)} of its volumes to be detached: {', '.join(awaited[:5])}"
-            self._say(VOLUMES_DETACHED, "Waiting", "AwaitingVolumeDetachment", text)
+            self._record.say(VOLUMES_DETACHED, "Waiting", "AwaitingVolumeDetachment", text)
             return self._pace(10.0)
-        self._say(VOLUMES_DETACHED, "True")
+        self._record.say(VOLUMES_DETACHED, "True")
         return None
 
     # -- the instance --------------------------------------------------------------------------------------------
@@ -276,7 +283,7 @@ class _Pass:
             return _Sight()
         except CloudError as error:
             if self._accepted is None:
-                self._say(INSTANCE_TERMINATING, "Waiting", error.reason, _text(error))
+                self._record.say(INSTANCE_TERMINATING, "Waiting", error.reason, _text(error))
             return _Sight(refused=self._refused(error, _POLL))
         self._memory.missing_since = None
         self._memory.labels = instance.node_labels
@@ -285,14 +292,13 @@ class _Pass:
 
     async def _adopt(self, instance: Instance) -> None:
         """Keep what is known of the instance for when it is gone, and nobody else knows it any more."""
-        await self._annotate(OPERATION_ANNOTATION, instance.operation)
+        await self._record.annotate(OPERATION_ANNOTATION, instance.operation)
         provider_id = instance.provider_id
         if not provider_id and not self._claim.status.provider_id and instance.node_labels:
             nodes = await self._identity.known(self._ctx)
             provider_id = next((each.spec.provider_id for each in nodes if each.spec.provider_id), "")
-        if provider_id and provider_id != self._claim.status.provider_id:
-            patch = {"metadata": {"uid": self._claim.uid}, "status": {"providerID": provider_id}}
-            await self._patch(patch, "status")
+        if provider_id:
+            await self._record.set_provider_id(provider_id)
 
     async def _delete(self, instance: Instance) -> Result:
         if instance.state == "Deleting":
@@ -303,7 +309,7 @@ class _Pass:
             why = _text(instance.error) if instance.error is not None else f"it is {instance.state} again"
             text = f"the cloud has not deleted instance {instance.name}: {why}"[:_TEXT]
             reason = instance.error.reason if instance.error is not None else "DeletionFailed"
-            self._say(INSTANCE_TERMINATING, "False", reason, text)
+            self._record.say(INSTANCE_TERMINATING, "False", reason, text)
             self._memory.accepted = None
             telling.termination_failed(self._ctx.events, self._claim, text)
             retry_after = instance.error.retry_after if instance.error is not None else None
@@ -314,14 +320,14 @@ class _Pass:
         except InstanceNotFound:
             return self._awaited()
         except CloudError as error:
-            self._say(INSTANCE_TERMINATING, "False", error.reason, _text(error))
+            self._record.say(INSTANCE_TERMINATING, "False", error.reason, _text(error))
             return self._refused(error, self._patience())
-        await self._annotate(OPERATION_ANNOTATION, going.operation)
+        await self._record.annotate(OPERATION_ANNOTATION, going.operation)
         return self._awaited()
 
     def _awaited(self) -> Result:
         """The cloud is deleting it."""
-        self._say(INSTANCE_TERMINATING, "True")
+        self._record.say(INSTANCE_TERMINATING, "True")
         if self._memory.accepted is None:
             self._memory.accepted = self._accepted or self._ctx.now()
         since = (self._ctx.now() - self._accepted).total_seconds() if self._accepted is not None else 0.0
@@ -341,7 +347,7 @@ class _Pass:
             left = doubt(self._claim, nodes, now - self._memory.missing_since, self._ctx.now())
             if left > 0:
                 text = "the cloud shows no instance of it; looking again before it is let go"
-                self._say(INSTANCE_TERMINATING, "Waiting", "InstanceNotFound", text)
+                self._record.say(INSTANCE_TERMINATING, "Waiting", "InstanceNotFound", text)
                 return self._put_off_by(min(left, SECOND_LOOK))
         return await self._let_go()
 
@@ -371,46 +377,6 @@ class _Pass:
         since = known.last_transition_time if known is not None else None
         waited = (self._ctx.now() - since).total_seconds() if since is not None else 0.0
         return min(max(waited / 4.0, _REFUSED[0]), _REFUSED[1])
-
-    def _say(self, kind: str, word: Literal["True", "False", "Waiting"], reason: str = "", message: str = "") -> None:
-        self._verdicts.append(Verdict(kind, word, reason, message))
-
-    async def _annotate(self, key: str, value: str) -> None:
-        if self._claim.metadata.annotations.get(key, "") == value:
-            return
-        metadata = {
-            "annotations": {key: value or None},
-            "uid": self._claim.uid,
-            "resourceVersion": self._claim.metadata.resource_version,
-        }
-        await self._patch({"metadata": metadata})
-
-    async def _patch(self, patch: Mapping[str, Any], subresource: str | None = None) -> None:
-        kind = type(self._claim)
-        raw = await self._ctx.client.patch_raw(kind, self._ctx.key, patch, subresource=subresource)
-        self._claim = salvage(kind, raw)
-
-    async def _write_status(self) -> None:
-        claim = self._claim
-        conditions = conclude(claim, self._verdicts, self._ctx.now()) if self._verdicts else claim.status.conditions
-        if conditions == claim.status.conditions:
-            return
-        patch = {
-            "metadata": {"uid": claim.uid, "resourceVersion": claim.metadata.resource_version},
-            "status": {"conditions": [_wire(each) for each in conditions]},
-        }
-        try:
-            await self._patch(patch, "status")
-        except NotFound:
-            pass
-        except (Invalid, Forbidden) as error:
-            # What cannot be said must not keep what costs money.
-            self._ctx.log.warning("the status cannot be written", error=str(error))
-
-
-def _wire(condition: Condition) -> dict[str, Any]:
-    # There are API servers (1.20, built with Go 1.16 or later) that take an empty string for a null, and refuse it.
-    return {key: value for key, value in condition.to_wire().items() if value != ""}
 
 
 def _pods(number: int) -> str:
