@@ -24,10 +24,10 @@ from kaito_api.apps import ControllerRevision, Deployment, StatefulSet
 from kaito_api.core import Node, Pod, Service
 from kaito_api.crd import all_crds
 from kaito_api.events import Event
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import NODE_REQUESTS, Machine, NodeClaim, NodeRequest
 from kaito_api.meta import Resource, find_condition, is_true
 from kaito_api.workspace import StageStatus, Workspace
-from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
+from kaito_ctrl.cli.daemon import DaemonOptions, NodeApi, build_manager
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
 from kaito_ctrl.devcluster.deployment import DeploymentController
@@ -111,8 +111,10 @@ class World:
     kubelet: SimKubelet
     host: Host
     writes: list[Write]
+    claims: type[NodeRequest] = Machine
+    """The kind that nodes are asked for by."""
     machines: dict[str, str] = field(default_factory=dict)
-    """Every machine that there ever was: uid to name."""
+    """Every claim that there ever was: uid to name."""
     seen: list[tuple[float, Workspace]] = field(default_factory=list)
     """Every version of every Workspace, and when it came."""
 
@@ -193,7 +195,7 @@ class World:
     async def left(self) -> list[str]:
         """Everything that should not outlive the workspaces."""
         kinds: tuple[type[Resource], ...] = (
-            *(Workspace, Machine, Node, Pod, Deployment, StatefulSet, Service, ControllerRevision),
+            *(Workspace, Machine, NodeClaim, Node, Pod, Deployment, StatefulSet, Service, ControllerRevision),
         )
         found = [str(each) for kind in kinds for each in await self.user.list(kind)]
         found += [f"instance {each.name}" for each in await self.cloud.list()]
@@ -259,13 +261,23 @@ class World:
 Scenario = Callable[..., Awaitable[None]]
 
 
-def scenario(*, types: Sequence[str] = _TYPES, quota: int = 1000, latency: float = 1.0) -> Callable[[Scenario], Any]:
-    """A test in a world of its own: *types* are the instance types on offer, *latency* the seconds of a cloud call."""
+def scenario(
+    *,
+    types: Sequence[str] = _TYPES,
+    quota: int = 1000,
+    latency: float = 1.0,
+    node_api: NodeApi = "machine",
+    provisioner: bool = True,
+) -> Callable[[Scenario], Any]:
+    """A test in a world of its own: *types* are the instance types on offer, *latency* the seconds of a cloud call.
+    Without a *provisioner* of ours, whoever serves claims is up to the test."""
 
     def wrap(test: Scenario) -> Callable[..., None]:
         @functools.wraps(test)
         def run(*args: Any, **options: Any) -> None:
-            run_virtual(_live(lambda world: test(world, *args, **options), types, quota, latency))
+            run_virtual(
+                _live(lambda world: test(world, *args, **options), types, quota, latency, node_api, provisioner)
+            )
 
         signature = inspect.signature(test)
         run.__signature__ = signature.replace(  # type: ignore[attr-defined]
@@ -276,7 +288,14 @@ def scenario(*, types: Sequence[str] = _TYPES, quota: int = 1000, latency: float
     return wrap
 
 
-async def _live(test: Callable[[World], Awaitable[None]], types: Sequence[str], quota: int, latency: float) -> None:
+async def _live(
+    test: Callable[[World], Awaitable[None]],
+    types: Sequence[str],
+    quota: int,
+    latency: float,
+    node_api: NodeApi,
+    provisioner: bool,
+) -> None:
     clock, rng = VirtualClock(), random.Random(7)
     server = ApiServer(clock=clock, rng=rng)
     user = Client(server.transport())
@@ -291,11 +310,13 @@ async def _live(test: Callable[[World], Awaitable[None]], types: Sequence[str], 
 
     def daemon(host: Host, transport: FaultyTransport) -> Manager:
         cluster = Cluster(transport, clock=host.clock, rng=random.Random(transport.name), metrics=metrics())
-        return build_manager(cluster, cloud, DaemonOptions(metrics_port=None, health_port=None, drain=1.0))
+        options = DaemonOptions(node_api=node_api, metrics_port=None, health_port=None, drain=1.0)
+        return build_manager(cluster, cloud if provisioner else None, options)
 
     host = Host("kaito", network, lambda name: Journal(server.transport(user=name), writes), daemon)
-    world = World(server, user, cloud, kubelet, host, writes)
-    around.cache.declare(Machine)
+    claims = NODE_REQUESTS[node_api]
+    world = World(server, user, cloud, kubelet, host, writes, claims)
+    around.cache.declare(claims)
     around.cache.declare(Workspace)
     builtin = _builtin(around)
     ended, failure = asyncio.Event(), None
@@ -305,7 +326,7 @@ async def _live(test: Callable[[World], Awaitable[None]], types: Sequence[str], 
             for work in (GarbageCollector(server).run(), cloud.run(), kubelet.run(), builtin.run())
         ]
         await builtin.wait_ready()
-        around.cache.store(Machine).listen(functools.partial(_note_machine, world))
+        around.cache.store(claims).listen(functools.partial(_note_claim, world))
         around.cache.store(Workspace).listen(functools.partial(_note_workspace, world))
         running = group.create_task(host.run(ended))
         await asyncio.sleep(1)
@@ -344,7 +365,7 @@ def _builtin(cluster: Cluster) -> Manager:
     return manager
 
 
-def _note_machine(world: World, change: Change[Machine]) -> None:
+def _note_claim(world: World, change: Change[NodeRequest]) -> None:
     if change.new is not None:
         world.machines.setdefault(change.new.header.uid, change.key.name)
 
