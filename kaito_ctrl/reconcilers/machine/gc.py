@@ -31,6 +31,7 @@ from kaito_ctrl.runtime.events import DISCARD, EventSink
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.logs import logger
 from kaito_provisioner import ClaimRef, CloudError, CloudProvider, Instance
+from kaito_provisioner import Conflict as InstanceBusy
 from kaito_provisioner import NotFound as InstanceNotFound
 
 __all__ = ["GarbageCollection"]
@@ -160,8 +161,14 @@ class GarbageCollection:
         for node in nodes:
             await self._dismiss(node, ref.uid)
         self._check_leading()
-        with suppress(InstanceNotFound):
+        try:
             await self._cloud.delete(instance)
+        except InstanceNotFound:
+            pass
+        except InstanceBusy as error:
+            # It may be so for long, and must not keep the others.
+            self._log.warning("it is busy", instance=instance.name, error=error.message)
+            return False
         self._metrics.leaked()
         return True
 

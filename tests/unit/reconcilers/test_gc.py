@@ -24,7 +24,7 @@ from kaito_ctrl.runtime.fence import Fence
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 from kaito_ctrl.testing import VirtualClock, run_virtual
-from kaito_provisioner import LaunchRequest, Throttled
+from kaito_provisioner import Conflict, LaunchRequest, Throttled
 from kaito_provisioner.sim import SimCloud, SimInstanceType
 from tests.unit.reconcilers.livefleet import LiveFleet, served
 
@@ -390,6 +390,23 @@ def test_an_error_of_the_cloud_ends_the_pass_and_the_next_one_goes_on() -> None:
         assert await world.gc.collect() == "done"
         assert await world.instances() == ["keep"]
         assert world.counted("kaito_gc_passes_total", outcome="failed") == 3.0
+
+    bench(test)
+
+
+def test_an_instance_that_cannot_be_deleted_yet_does_not_keep_the_others() -> None:
+    async def test(world: Bench) -> None:
+        await world.instance("busy")
+        await asyncio.sleep(10)
+        await world.instance("lost")
+        await asyncio.sleep(OLD)
+        busy = Conflict("it is being made")
+        world.cloud.fault = lambda call, about: busy if (call, about) == ("delete", "busy") else None
+        assert await world.gc.collect() == "done"
+        assert await world.instances() == ["busy"]
+        world.cloud.fault = None
+        assert await world.gc.collect() == "done"
+        assert await world.instances() == []
 
     bench(test)
 
