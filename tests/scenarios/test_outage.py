@@ -10,7 +10,6 @@ import pytest
 
 from kaito_api.core import Node
 from kaito_api.events import Event
-from kaito_api.karpenter import Machine
 from kaito_api.workspace import Workspace
 from kaito_provisioner import LaunchRequest, NotFound, Unavailable
 from tests.scenarios.world import World, manifest, scenario
@@ -36,7 +35,7 @@ class Fleet:
 
     @classmethod
     async def of(cls, world: World) -> Fleet:
-        claims = [each for each in await world.user.list(Machine) if not each.deleting]
+        claims = [each for each in await world.user.list(world.claims) if not each.deleting]
         nodes = [each for each in await world.user.list(Node) if not each.deleting]
         instances = [each for each in await world.cloud.list() if each.state == "Running"]
         return cls(
@@ -71,6 +70,11 @@ async def test_an_outage_of_all_nodes_for_an_hour_costs_no_node_and_afterwards_a
 @scenario()
 async def test_an_outage_of_all_gpu_nodes_beside_nodes_that_are_well_costs_no_node_either(world: World) -> None:
     await world.kubelet.add_node("system", labels={})
+    await _outage(world, "nothing else")
+
+
+@scenario(node_api="nodeclaim")
+async def test_an_outage_of_all_nodes_costs_no_node_that_a_node_claim_asked_for(world: World) -> None:
     await _outage(world, "nothing else")
 
 
@@ -113,6 +117,15 @@ async def _outage(world: World, trouble: str) -> None:
 
 @scenario()
 async def test_one_dead_node_of_five_is_replaced_once_its_time_is_up(world: World) -> None:
+    await _one_of_five(world)
+
+
+@scenario(node_api="nodeclaim")
+async def test_one_dead_node_of_five_node_claims_is_replaced_once_its_time_is_up(world: World) -> None:
+    await _one_of_five(world)
+
+
+async def _one_of_five(world: World) -> None:
     names = ("a", "b", "c", "d", "e")
     dead, *_ = await _serving(world, *names)
     before = await Fleet.of(world)
