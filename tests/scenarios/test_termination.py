@@ -392,6 +392,18 @@ async def test_a_cloud_that_throttles_is_left_alone_for_as_long_as_it_says(scene
     await scene.until_gone(100 + SHUTDOWN + PROMPT)
 
 
+@pytest.mark.parametrize("call", ["find", "delete"])
+@ending()
+async def test_a_cloud_that_says_now_is_not_asked_all_the_time(scene: Scene, call: str) -> None:
+    await scene.up()
+    scene.cloud.fault = lambda what, _: Throttled("now", retry_after=0) if what == call else None
+    await scene.delete()
+    await asyncio.sleep(60)
+    assert scene.cloud.calls[call] < 65
+    scene.cloud.fault = None
+    await scene.until_gone(SHUTDOWN + PROMPT)
+
+
 @ending()
 async def test_a_cloud_that_is_away_for_an_hour_does_not_keep_the_node_from_being_drained(scene: Scene) -> None:
     await scene.up()

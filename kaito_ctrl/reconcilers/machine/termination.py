@@ -51,8 +51,8 @@ _POLL = 5.0
 """Seconds until a cloud that does not answer is asked again."""
 _REFUSED = (15.0, 60.0)
 """Seconds until a deletion that was refused is asked for again, at first and at last."""
-_ASKED = 3600.0
-"""No cloud puts us off for longer."""
+_ASKED = (1.0, 3600.0)
+"""Seconds for which a cloud puts us off, at least and at most."""
 _TEXT = 800
 
 
@@ -312,8 +312,7 @@ class _Pass:
             self._record.say(INSTANCE_TERMINATING, "False", reason, text)
             self._memory.accepted = None
             telling.termination_failed(self._ctx.events, self._claim, text)
-            retry_after = instance.error.retry_after if instance.error is not None else None
-            return self._put_off_by(min(retry_after or _REFUSED[0], _ASKED))
+            return self._put_off_by(_wait(instance.error, _REFUSED[0]))
         self._ctx.check_leading()
         try:
             going = await self._cloud.delete(instance)
@@ -336,7 +335,7 @@ class _Pass:
     def _refused(self, error: CloudError, wait: float) -> Result:
         self._ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)
         telling.termination_failed(self._ctx.events, self._claim, _text(error))
-        return self._put_off_by(min(error.retry_after, _ASKED) if error.retry_after is not None else wait)
+        return self._put_off_by(_wait(error, wait))
 
     async def _missing(self, nodes: Sequence[Node]) -> Result:
         """There is no instance; or so it seems."""
@@ -381,6 +380,12 @@ class _Pass:
 
 def _pods(number: int) -> str:
     return "pod is" if number == 1 else "pods are"
+
+
+def _wait(error: CloudError | None, otherwise: float) -> float:
+    if error is None or error.retry_after is None:
+        return otherwise
+    return min(max(error.retry_after, _ASKED[0]), _ASKED[1])
 
 
 def _text(error: CloudError) -> str:
