@@ -53,6 +53,9 @@ def demo(
         typer.Option("--kill-controllers", help="Kill the controllers at every stage, and start them again."),
     ] = False,
     log_file: Annotated[Path | None, typer.Option(help="Write the controllers' log here, as JSON lines.")] = None,
+    node_api: Annotated[
+        NodeApi, typer.Option(help="How nodes are asked for: as **machine** or as **nodeclaim**.")
+    ] = "machine",
 ) -> None:
     """From nothing to an answered prompt, with no cluster, no GPU and no cloud.
 
@@ -69,7 +72,7 @@ def demo(
     else:
         configure_logging("error", "text", sys.stderr)
     stay = not exit_ and console.is_terminal
-    options = DemoOptions(manifest or _example(), prompt, stay, boot, port, kill_controllers)
+    options = DemoOptions(manifest or _example(), prompt, stay, boot, port, kill_controllers, node_api=node_api)
     raise typer.Exit(run_guarded(run_demo(options, console)))
 
 

@@ -16,11 +16,12 @@ from rich.panel import Panel
 
 from kaito_api.apps import Deployment
 from kaito_api.core import Pod, Service
-from kaito_api.karpenter import NODE_REQUESTS
+from kaito_api.karpenter import NODE_REQUESTS, NodeRequest
 from kaito_api.meta import find_condition, is_true
 from kaito_api.workspace import Workspace
 from kaito_ctrl.cli.ask import ChatError, ask
-from kaito_ctrl.cli.local import LocalKaito
+from kaito_ctrl.cli.daemon import NodeApi
+from kaito_ctrl.cli.local import LocalKaito, local_options
 from kaito_ctrl.cli.manifest import load_manifests
 from kaito_ctrl.cli.progress import Progress
 from kaito_ctrl.cli.signals import stop_on_signal
@@ -46,6 +47,7 @@ class DemoOptions:
     port: int = 0
     kill_controllers: bool = False
     timeout: float = 600.0
+    node_api: NodeApi = "machine"
 
 
 @dataclass(slots=True)
@@ -75,7 +77,11 @@ async def run_demo(options: DemoOptions, console: Console) -> int:
             loop = asyncio.get_running_loop()
             timings = Timings(loop.time())
             async with LocalKaito.start(
-                root=folder / "pods", boot=options.boot, port=options.port, plain_node="system"
+                root=folder / "pods",
+                boot=options.boot,
+                port=options.port,
+                plain_node="system",
+                options=local_options(node_api=options.node_api),
             ) as kaito:
                 up = loop.time() - timings.began
                 kubeconfig = folder / "kubeconfig"
@@ -137,7 +143,7 @@ async def _walk(
             "\nRun it in a terminal, without DEMO_EXIT or --exit, for a cluster that stays up to try things on."
         )
         return 0
-    _show_next(console, kubeconfig, options.manifest, key, address)
+    _show_next(console, kubeconfig, options, key, address)
     console.print("\nThe cluster stays up until Ctrl-C.")
     await stop.wait()
     console.print("\nStopping: the pods, the controllers, the cluster.")
@@ -163,7 +169,7 @@ async def _until_ready(
     with Progress(console, f"workspace/{key.name}") as progress:
         while True:
             try:
-                ws = await _look(kaito.client, key, timings, loop.time())
+                ws = await _look(kaito.client, NODE_REQUESTS[options.node_api], key, timings, loop.time())
             except NotFound:
                 await asyncio.sleep(0.1)
                 continue
@@ -178,10 +184,9 @@ async def _until_ready(
             await asyncio.sleep(0.05)
 
 
-async def _look(client: Client, key: ObjectKey, timings: Timings, at: float) -> Workspace:
+async def _look(client: Client, kind: type[NodeRequest], key: ObjectKey, timings: Timings, at: float) -> Workspace:
     ws = await client.get(Workspace, key.name, key.namespace)
-    ours = {WORKSPACE_LABEL: key.name, WORKSPACE_NAMESPACE_LABEL: key.namespace}
-    claims = [claim for kind in NODE_REQUESTS.values() for claim in await client.list(kind, labels=ours)]
+    claims = await client.list(kind, labels={WORKSPACE_LABEL: key.name, WORKSPACE_NAMESPACE_LABEL: key.namespace})
     pods = await client.list(Pod, key.namespace, labels={WORKSPACE_LABEL: key.name})
     try:
         deployment = await client.get(Deployment, key.name, key.namespace)
@@ -237,16 +242,18 @@ def _show_timings(console: Console, timings: Timings) -> None:
     )
 
 
-def _show_next(console: Console, kubeconfig: Path, manifest: Path, key: ObjectKey, address: tuple[str, int]) -> None:
+def _show_next(
+    console: Console, kubeconfig: Path, options: DemoOptions, key: ObjectKey, address: tuple[str, int]
+) -> None:
     where = f"{address[0]}" if address[1] == 80 else f"{address[0]}:{address[1]}"
     lines = [
         f"export KUBECONFIG={kubeconfig}",
         f"kubectl get workspace {key.name}",
-        "kubectl get machines,nodes,deployments,pods,services",
+        f"kubectl get {NODE_REQUESTS[options.node_api].plural},nodes,deployments,pods,services",
         f"kubectl describe workspace {key.name}",
         f"kubectl logs deployment/{key.name}",
         f"curl -X POST http://{where}/chat -H 'Content-Type: application/json' -d '{{\"prompt\": \"Hello\"}}'",
-        f"kubectl delete -f {manifest}",
+        f"kubectl delete -f {options.manifest}",
     ]
     console.print("\nTry next, in another terminal:")
     for line in lines:

@@ -47,7 +47,7 @@ from kaito_presets.images import LLAMA_FOLDER, image_for, serving_command, torch
 from kaito_presets.preset import Preset
 from kaito_presets.skus import Sku
 
-__all__ = ["Settings", "inference_workload"]
+__all__ = ["inference_workload"]
 
 _PROBE_PERIOD = 2
 _ADAPTERS = "/mnt/adapter"

@@ -16,7 +16,7 @@ from kaito_ctrl.reconcilers.diff import covers, is_applied, stamped
 from kaito_ctrl.reconcilers.names import machine_name
 from kaito_ctrl.reconcilers.workspace.nodes import plan_nodes
 from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace, refused
-from kaito_ctrl.reconcilers.workspace.workload import Settings
+from kaito_ctrl.reconcilers.workspace.settings import Settings
 from kaito_presets import Catalogue, SkuTable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

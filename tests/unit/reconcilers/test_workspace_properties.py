@@ -13,8 +13,8 @@ from kaito_api.core import Node
 from kaito_api.workspace import Workspace
 from kaito_ctrl.reconcilers.workspace.plan import Observed, Plan, plan_workspace
 from kaito_ctrl.reconcilers.workspace.revisions import plan_revisions
+from kaito_ctrl.reconcilers.workspace.settings import Settings
 from kaito_ctrl.reconcilers.workspace.validation import Rules
-from kaito_ctrl.reconcilers.workspace.workload import Settings
 from kaito_ctrl.runtime.codec import encode_json
 from kaito_presets import Catalogue, SkuTable
 
