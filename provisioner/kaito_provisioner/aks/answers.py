@@ -41,10 +41,11 @@ class Answer:
         codes += [code for text in texts for code in _QUOTED.findall(text)]
         # The innermost is the one that knows: the outer ones say where it happened, or "see details".
         message = texts[-1] if texts else ""
+        quoted = _QUOTED_TEXT.findall(message)
         return cls(
             status=status,
             codes=tuple(dict.fromkeys(codes)),
-            message=message,
+            message=quoted[-1] if quoted else message,
             text="\n".join(texts).lower(),
             retry_after=_retry_after(headers or {}),
         )
@@ -86,6 +87,8 @@ class Answer:
 
 _QUOTED = re.compile(r"""\b(?:error ?code|subcode|code)['"]?\s*[:=]\s*\\?['"]?([A-Z][A-Za-z_]{3,})""", re.IGNORECASE)
 """Codes of other services, as AKS quotes them: ``Code="AllocationFailed"``, ``ErrorCode: X``, ``"code":"Y"``."""
+_QUOTED_TEXT = re.compile(r"""Message=\\?"(.+?)\\?"\s*(?:;|}|$)""")
+"""And the texts that go with them."""
 _EMPTY = frozenset({"badrequest", "conflict", "forbidden", "clienterror", "internalerror", "error", "unknown"})
 """Codes that say no more than the status does."""
 

@@ -287,8 +287,8 @@ def _cluster_gone(answer: Answer) -> ClusterNotFound:
 def _denied(answer: Answer) -> Unauthorized:
     return Unauthorized(
         f"Azure denies it: {answer.spoken()}",
-        fix="give the identity the role Azure Kubernetes Service Contributor Role on the managed cluster, and Network "
-        "Contributor on its subnet (az role assignment create); a new assignment needs a few minutes",
+        fix="give the identity Microsoft.ContainerService/managedClusters/agentPools/* on the managed cluster (Azure "
+        "Kubernetes Service Contributor Role has it), and join/action on its subnet; a new assignment needs minutes",
     )
 
 

@@ -1,13 +1,14 @@
-"""Keeps to the service's limit on creations: a bucket of tokens, and a queue of the claims that wait for one.
+"""Keeps to the service's limits: a bucket of tokens, and a queue of those that wait for one.
 
-AKS takes 20 creations of agent pools at once and one a minute from then on, for each cluster; what exceeds that is
-answered 429. Asking all the same would cost the others their turn, so a claim waits here instead: first come, first
-served, and everybody is told the place and the time. Nothing sleeps: who is told to wait comes back.
+What exceeds a limit of AKS is answered 429, with the same ``Retry-After`` for everybody, and so all come back at once
+to be refused again. So whoever wants something waits here instead: first come, first served, and everybody is told the
+place and the time. Nothing sleeps: who is told to wait comes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kaito_provisioner.cloud import Throttled
@@ -31,14 +32,17 @@ class Pacer:
         self,
         monotonic: Callable[[], float],
         *,
-        burst: int = 20,
-        interval: float = 60.0,
+        burst: int,
+        interval: float,
+        of: str = "requests",
         grace: float = 60.0,
     ) -> None:
-        """*grace* seconds after its time, a key that has not come back has lost its place."""
+        """*of* is what is limited, in messages. *grace* seconds after its time, a key that has not come back has lost
+        its place."""
         self._monotonic = monotonic
         self._burst = burst
         self._interval = interval
+        self._of = of
         self._grace = grace
         self._tokens = float(burst)
         self._filled: float | None = None
@@ -63,12 +67,21 @@ class Pacer:
         delay = max(self._shut - now, 0.0, (place + 1 - self._tokens) * self._interval)
         waiting.due = now + delay
         raise Throttled(
-            f"waiting for AKS's limit on creations of agent pools: {place + 1} of {len(self._waiting)} in the queue, "
+            f"waiting for AKS's limit on {self._of}: {place + 1} of {len(self._waiting)} in the queue, "
             f"{_spoken(delay)} to go",
-            fix=f"wait: after a burst of {self._burst}, AKS takes one every {self._interval:.0f} s in each cluster; "
-            "fewer, larger nodes need fewer",
+            fix=f"wait: after a burst of {self._burst}, there is one every {self._interval:g} s in each cluster",
             retry_after=delay,
         )
+
+    @contextmanager
+    def turn(self, key: str) -> Iterator[None]:
+        """Around a request of *key*'s, which may pass now: raises ``Throttled`` as :meth:`take` does if it may not."""
+        self.take(key)
+        try:
+            yield
+        except Throttled as error:
+            self.refused(key, error.retry_after)
+            raise
 
     def refused(self, key: str, retry_after: float | None) -> None:
         """The service throttled *key* all the same: others spend from the same bucket. It is first in the queue."""

@@ -81,7 +81,9 @@ class AksCloud:
         self._settings = settings
         self._clock = clock
         self._sizes = {each.name: each for each in instance_types}
-        self._pacer = Pacer(clock.monotonic)
+        self._creations = Pacer(clock.monotonic, burst=20, interval=60.0, of="creations of agent pools")
+        # 60, and one a second, for everything else; of which lists get what is left over here.
+        self._requests = Pacer(clock.monotonic, burst=45, interval=1.5, of="requests")
         self._inventory = Inventory(arm.list, clock.monotonic)
         self._ownership = Ownership(settings.cluster)
         self._aborted: set[str] = set()
@@ -102,17 +104,14 @@ class AksCloud:
         standing = await self._standing(request)
         if standing is not None:
             return self._adopted(standing, request)
-        self._pacer.take(request.name)
         try:
-            pool, operation = await self._arm.create(request.name, body, offering)
-        except Throttled as error:
-            self._pacer.refused(request.name, error.retry_after)
-            raise
+            with self._creations.turn(request.name):
+                pool, operation = await self._arm.create(request.name, body, offering)
         except Conflict as error:
             return await self._resolved(request, error)
         except Unavailable as error:
             if not error.ambiguous:
-                self._pacer.give_back()
+                self._creations.give_back()
             raise
         self._inventory.created(pool)
         return self._instance(pool, operation=operation.pack() if operation is not None else "")
@@ -121,7 +120,7 @@ class AksCloud:
         name = pool_of_provider_id(provider_id)
         if name is None:
             raise NotFound(f"{provider_id or 'an empty provider id'} is no machine of an AKS node pool")
-        pool = (await self._inventory.pools(_AGE)).get(name) or await self._arm.get(name)
+        pool = (await self._inventory.pools(_AGE)).get(name) or await self._get(name)
         if not self._ownership.uid(pool):
             raise NotFound(f"the agent pool {name} was not made for a claim of this cluster")
         return self._instance(pool, provider_id=provider_id)
@@ -131,7 +130,7 @@ class AksCloud:
         operation = Operation.open(claim.operation, claim.name, self._arm.site)
         if pool is None or not self._ownership.is_of(pool, claim.uid):
             try:
-                pool = await self._arm.get(claim.name)
+                pool = await self._get(claim.name)
             except NotFound:
                 return await self._hidden(claim, operation)
             if not self._ownership.is_of(pool, claim.uid):
@@ -188,18 +187,22 @@ class AksCloud:
             return listed
         try:
             # Lists lag: an earlier claim's may be gone.
-            return await self._arm.get(request.name)
+            return await self._get(request.name)
         except NotFound:
             return None
 
     async def _resolved(self, request: LaunchRequest, refusal: Conflict) -> Instance:
         """What stands where the pool should, or is being done to it: ours, of a creation whose answer was lost?"""
         try:
-            pool = await self._arm.get(request.name)
+            pool = await self._get(request.name)
         except NotFound:
-            # Nothing does: the cluster is busy with something else.
+            # Either the cluster is busy with something else, or it is there and not shown yet; and may be ours.
             refusal.retry_after = refusal.retry_after or _SOON
+            refusal.ambiguous = True
             raise refusal from None
+        except CloudError as error:
+            error.ambiguous = True
+            raise
         return self._adopted(pool, request)
 
     def _adopted(self, pool: Pool, request: LaunchRequest) -> Instance:
@@ -211,7 +214,7 @@ class AksCloud:
                     fix="wait: it is made anew when it is gone",
                     retry_after=_SOON,
                 )
-            self._pacer.leave(request.name)
+            self._creations.leave(request.name)
             return self._instance(pool)
         if self._ownership.uid(pool) and going:
             raise Conflict(
@@ -226,6 +229,16 @@ class AksCloud:
             f"--name {pool.name}",
             retry_after=60.0,
         )
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    async def _get(self, name: str) -> Pool:
+        with self._requests.turn(name):
+            return await self._arm.get(name)
+
+    async def _send_delete(self, pool: Pool) -> Operation | None:
+        with self._requests.turn(pool.name):
+            return await self._arm.delete(pool.name, pool.etag)
 
     # -- find ----------------------------------------------------------------------------------------------------
 
@@ -244,7 +257,7 @@ class AksCloud:
     async def _still(self, instance: Instance) -> Pool:
         """The instance's pool as it is now. Raises ``NotFound`` if it has none any more."""
         try:
-            pool = await self._arm.get(instance.name)
+            pool = await self._get(instance.name)
         except NotFound:
             await self._check_gone(instance)
             raise
@@ -255,7 +268,7 @@ class AksCloud:
     async def _delete(self, pool: Pool, instance: Instance) -> Operation | None:
         try:
             try:
-                return await self._arm.delete(pool.name, pool.etag)
+                return await self._send_delete(pool)
             except Conflict:
                 # It may have changed since it was seen; it may be another one.
                 now = await self._still(instance)
@@ -264,7 +277,7 @@ class AksCloud:
                 if now.etag == pool.etag:
                     raise
                 pool = now
-            return await self._arm.delete(pool.name, pool.etag)
+            return await self._send_delete(pool)
         except NotFound:
             await self._check_gone(instance)
             raise
@@ -295,7 +308,8 @@ class AksCloud:
         if pool.provisioning_state != "Creating" or uid in self._aborted:
             return
         try:
-            await self._arm.abort(pool.name)
+            with self._requests.turn(pool.name):
+                await self._arm.abort(pool.name)
         except (Unavailable, Throttled):
             return  # next time
         except CloudError:
@@ -306,7 +320,8 @@ class AksCloud:
     def _forget(self, name: str) -> None:
         self._inventory.gone(name)
         self._ownership.gone(name)
-        self._pacer.leave(name)
+        self._creations.leave(name)
+        self._requests.leave(name)
 
     # -- shape ---------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from kaito_provisioner.aks.errors import ClusterNotFound, NoRoom
 from kaito_provisioner.cloud import (
     ClaimRef,
     Conflict,
+    Instance,
     InsufficientCapacity,
     LaunchRequest,
     NotFound,
@@ -187,11 +188,11 @@ def test_a_name_whose_earlier_pool_is_still_going_is_waited_for() -> None:
     on_bench(test)
 
 
-async def _made(cloud: AksCloud, name: str, uid: str = "other") -> object:
+async def _made(cloud: AksCloud, name: str, uid: str = "other") -> Instance:
     return await cloud.create(request(name, uid))
 
 
-async def _running(bench: AksBench, cloud: AksCloud, uid: str = "uid-1"):  # type: ignore[no-untyped-def]
+async def _running(bench: AksBench, cloud: AksCloud, uid: str = "uid-1") -> Instance:
     made = await cloud.create(request(uid=uid))
     await bench.elapse(300)
     return await cloud.find(claim(uid=uid, operation=made.operation))
@@ -412,27 +413,54 @@ def test_a_missing_cluster_is_no_missing_pool() -> None:
     on_bench(test)
 
 
-def test_a_hundred_claims_share_one_list() -> None:
+def test_a_full_cluster_comes_and_goes_without_one_refusal_by_the_service() -> None:
     async def test(bench: AksBench, cloud: AksCloud) -> None:
-        bench.arm.throttles.enabled = False
-        made = [await cloud.create(request(f"ws{n}", f"uid-{n}")) for n in range(99 - 1)]
-        await bench.elapse(300)
-        bench.arm.requests.clear()
+        log = bench.arm.requests
         async with asyncio.TaskGroup() as group:
-            for each in made:
+            tasks = [group.create_task(_insist(cloud, n)) for n in range(99)]
+        instances = [task.result() for task in tasks]
+        await bench.elapse(300)
+
+        log.clear()
+        async with asyncio.TaskGroup() as group:
+            for each in instances:
                 group.create_task(cloud.find(claim(each.name, each.claim_uid, operation=each.operation)))
-        # Two pages of fifty, and no request for any one pool.
-        assert bench.arm.requests.counts == {"list": 2}
+        assert log.counts == {"list": 2}  # two pages of fifty, and no request for any one pool
 
-    run_virtual(_without_pace(test))
+        async def delete(instance: Instance) -> None:
+            wait = 0.0
+            while True:
+                await asyncio.sleep(wait)
+                try:
+                    instance, wait = await cloud.delete(instance), 10.0
+                except NotFound:
+                    return
+                except Throttled as error:
+                    wait = error.retry_after or 0.0
+
+        log.clear()
+        before = bench.clock.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for each in instances:
+                group.create_task(delete(each))
+        took = bench.clock.monotonic() - before
+        assert not bench.arm.pools()
+        # Each is asked to go once, and looked at once when it is gone; the rest is lists for all, one in five seconds.
+        assert (log.counts["delete"], log.counts["get"]) == (99, 99)
+        assert log.counts["list"] <= 2 * (took / 5 + 1)
+        assert took < 300
+        assert not any(entry.status == 429 for entry in log.log)
+
+    on_bench(test)
 
 
-async def _without_pace(test: Test) -> None:
-    async with aks_bench() as bench:
-        cloud = await bench.provider()
-        cloud._pacer._tokens = 1000.0
-        cloud._pacer._burst = 1000
-        await test(bench, cloud)
+async def _insist(cloud: AksCloud, number: int) -> Instance:
+    """As a controller does that is told to wait."""
+    while True:
+        try:
+            return await cloud.create(request(f"ws{number}", f"uid-{number}"))
+        except Throttled as error:
+            await asyncio.sleep(error.retry_after or 0.0)
 
 
 # -- delete ----------------------------------------------------------------------------------------------------------
@@ -535,18 +563,9 @@ def test_the_services_limit_on_creations_is_kept_and_everybody_is_told_their_pla
 
 def test_all_of_a_crowd_get_their_pools_without_one_refusal_by_the_service() -> None:
     async def test(bench: AksBench, cloud: AksCloud) -> None:
-        async def insist(number: int) -> None:
-            while True:
-                try:
-                    await cloud.create(request(f"ws{number}", f"uid-{number}"))
-                except Throttled as error:
-                    await asyncio.sleep(error.retry_after or 0.0)
-                else:
-                    return
-
         async with asyncio.TaskGroup() as group:
             for number in range(60):
-                group.create_task(insist(number))
+                group.create_task(_insist(cloud, number))
         assert len(bench.arm.pools()) == 60
         assert bench.clock.monotonic() == pytest.approx(40 * 60.0, abs=1.0)
         assert not any(entry.status == 429 for entry in bench.arm.requests.log)

@@ -1,4 +1,4 @@
-"""The queue in front of the service's limit on creations."""
+"""The queue in front of a limit of the service's."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_tokens_are_saved_up_to_the_burst_and_no_further(clock: Clock) -> None:
 
 def test_a_refusal_by_the_service_empties_the_bucket_and_puts_the_refused_first(clock: Clock) -> None:
     pacer = Pacer(clock, burst=20, interval=60)
-    pacer.take("a")
-    pacer.refused("a", 90)
+    with pytest.raises(Throttled), pacer.turn("a"):
+        raise Throttled("not now", retry_after=90)
     assert waits(pacer, "b") == 150
     assert waits(pacer, "a") == 90
     clock.now += 90
