@@ -18,7 +18,9 @@ REQUEST = LaunchRequest("ws1", "uid-1", ("small",))
 
 def clouds(controller: str = "machine") -> tuple[SimCloud, MeteredCloud, CollectorRegistry]:
     registry = CollectorRegistry()
-    cloud = SimCloud([SimInstanceType("small", 1)], now=lambda: datetime(2026, 1, 1, tzinfo=UTC), latency=2.0)
+    cloud = SimCloud(
+        [SimInstanceType("small", 1)], now=lambda: datetime(2026, 1, 1, tzinfo=UTC), latency=2.0, boot=60.0
+    )
     return cloud, MeteredCloud(cloud, CloudMetrics(registry), controller), registry
 
 
