@@ -37,7 +37,8 @@ class Trap:
         """Which one it was: its method and its path."""
         self.sprung = asyncio.Event()
         self._left = nth
-        self._gone = asyncio.Event()
+        self._let_go = asyncio.Event()
+        self._lost = False
 
     def takes(self, what: str) -> bool:
         """Whether *what*, that passes now, is the one."""
@@ -47,14 +48,20 @@ class Trap:
         return self._left == -1
 
     async def hold(self) -> None:
-        """Until it is lost. Raises :class:`Lost`."""
+        """Until it is let go. Raises :class:`Lost`, if it is lost."""
         self.sprung.set()
-        await self._gone.wait()
-        raise Lost
+        await self._let_go.wait()
+        if self._lost:
+            raise Lost
 
     def lose(self) -> None:
         """What is held is lost."""
-        self._gone.set()
+        self._lost = True
+        self._let_go.set()
+
+    def arrive(self) -> None:
+        """What is held arrives after all, late."""
+        self._let_go.set()
 
 
 class Gate:
@@ -63,6 +70,8 @@ class Gate:
 
     def __init__(self) -> None:
         self.passed: list[str] = []
+        self.stirred = asyncio.Event()
+        """Set when something has passed since it was last cleared."""
         self._trap: Trap | None = None
 
     def set(self, trap: Trap | None) -> None:
@@ -72,6 +81,7 @@ class Gate:
     async def through(self, what: str, carry_out: Callable[[], Awaitable[T]]) -> T:
         """Carry it out, unless it is the one that the trap is for. Raises :class:`Lost`."""
         self.passed.append(what)
+        self.stirred.set()
         trap = self._trap
         held = trap is not None and trap.takes(what)
         if trap is not None and held and not trap.after:
@@ -126,7 +136,7 @@ async def gated_api(transport: Transport, gate: Gate) -> AsyncIterator[str]:
 
     app = web.Application(client_max_size=16 * 2**20)
     app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1, handler_cancellation=True)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

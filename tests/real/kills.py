@@ -30,7 +30,7 @@ from kaito_ctrl.testing.envtest import Environment, envtest
 from kaito_provisioner.testing import NodeJoiner, Timings
 from tests.real.gates import Gate, GatedArm, Trap, gated_api
 
-__all__ = ["Kill", "World", "rounds"]
+__all__ = ["Kill", "World", "changes_of_mind", "rounds", "world_on"]
 
 SIZE = "Standard_NC24ads_A100_v4"
 TIMINGS = Timings(
@@ -68,7 +68,9 @@ class World:
     log: Path
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     made: int = 0
+    """Claims that there have been."""
     daemons: int = 0
+    """Daemons that have been started."""
     _spare: asyncio.subprocess.Process | None = None
     _daemon: asyncio.subprocess.Process | None = None
 
@@ -119,6 +121,28 @@ class World:
         await self.client.delete(self.kind, ObjectKey("", name))
         await self._outlive(trap, lambda: self._is_gone(name))
 
+    async def give_up(self, trap: Trap) -> str:
+        """Ask for a node, and no longer once the daemon has been killed; its claim's name, once nothing is left of it.
+
+        What was on its way when it was killed arrives late: the next daemon has begun its work.
+        """
+        self.made += 1
+        name = f"ws{self.made}"
+        self.gate.set(trap)
+        await self.client.create(self._claim(name))
+        await self._within(trap, self._first(trap.sprung, lambda: self._is_initialized(name)))
+        self.gate.set(None)
+        if trap.sprung.is_set():
+            await self.kill()
+        await self.client.delete(self.kind, ObjectKey("", name))
+        if trap.sprung.is_set():
+            self.gate.stirred.clear()
+            await self.start()
+            await self._within(trap, self._first(self.gate.stirred, lambda: self._is_gone(name)))
+            trap.arrive()
+        await self._within(trap, self._until(lambda: self._is_gone(name)))
+        return name
+
     async def check_made(self, name: str) -> None:
         """One pool, one machine, one node: all of them this claim's."""
         claim = await self.client.get(self.kind, name)
@@ -135,24 +159,34 @@ class World:
         assert self.arm.pools() == {}, f"left of {name}: {[*self.arm.pools()]}"
         assert self.arm.vms() == []
         assert [each.name for each in await self.client.list(Node, labels={"agentpool": name})] == []
-        deleted = [pool for _, what, pool in self.arm.history if what == "deleted" and pool == name]
-        assert deleted == [name]
+        history = [what for _, what, pool in self.arm.history if pool == name]
+        assert history in ([], ["created", "deleted"]), history
 
     async def _outlive(self, trap: Trap, done: Callable[[], Awaitable[bool]]) -> None:
+        await self._within(trap, self._first(trap.sprung, done))
+        self.gate.set(None)
+        if trap.sprung.is_set():
+            await self.kill()
+            trap.lose()
+            await self.start()
+            await self._within(trap, self._until(done))
+
+    async def _first(self, event: asyncio.Event, done: Callable[[], Awaitable[bool]]) -> None:
+        """Until the *event*, or until it is *done* without."""
+
+        async def happens() -> None:
+            await event.wait()
+
+        async with asyncio.TaskGroup() as group:
+            tasks = {group.create_task(each) for each in (self._until(done), happens())}
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+
+    async def _within(self, trap: Trap, work: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(_PATIENCE):
-                async with asyncio.TaskGroup() as group:
-                    finished = group.create_task(self._until(done))
-                    sprung = group.create_task(trap.sprung.wait())
-                    await asyncio.wait({finished, sprung}, return_when=asyncio.FIRST_COMPLETED)
-                    for task in (finished, sprung):
-                        task.cancel()
-                self.gate.set(None)
-                if trap.sprung.is_set():
-                    await self.kill()
-                    trap.lose()
-                    await self.start()
-                    await self._until(done)
+                await work
         except TimeoutError:
             raise AssertionError(
                 f"not done within {_PATIENCE:.0f} s of {trap.what or 'no kill'}; the last requests:\n  "
@@ -246,9 +280,9 @@ def _kubeconfig(url: str) -> dict[str, object]:
     }
 
 
-async def rounds(world: World, *, after: bool, first: int = 0, step: int = 1) -> AsyncIterator[Kill]:
-    """Kill the daemon at each step, from the *first* on, until there are no more; every *step*-th of them."""
-    nth, creating, deleting = first, True, True
+async def rounds(world: World, *, after: bool) -> AsyncIterator[Kill]:
+    """Kill the daemon at each step of making a node and of deleting it, until there are no more."""
+    nth, creating, deleting = 0, True, True
     while creating or deleting:
         trap = Trap(nth if creating else -1, after=after)
         name = await world.create(trap)
@@ -262,7 +296,19 @@ async def rounds(world: World, *, after: bool, first: int = 0, step: int = 1) ->
         if deleting:
             yield Kill("delete", nth, after, trap.what)
         deleting = deleting and bool(trap.what)
-        nth += step
+        nth += 1
+
+
+async def changes_of_mind(world: World) -> AsyncIterator[Kill]:
+    """Kill the daemon at each step of making a node, which then nobody wants any more; until there are no more."""
+    nth, what = 0, "first"
+    while what:
+        trap = Trap(nth, after=False)
+        name = await world.give_up(trap)
+        await world.check_gone(name)
+        what = trap.what
+        yield Kill("give up", nth, False, what)
+        nth += 1
 
 
 async def _main(arguments: argparse.Namespace) -> None:
@@ -270,8 +316,8 @@ async def _main(arguments: argparse.Namespace) -> None:
     with TemporaryDirectory(prefix="kills-") as folder:
         async with envtest(arguments.server) as api, world_on(api, Path(folder), node_api=arguments.node_api) as world:
             began = clock()
-            for after in (False, True):
-                async for kill in rounds(world, after=after):
+            for kills in (changes_of_mind(world), rounds(world, after=False), rounds(world, after=True)):
+                async for kill in kills:
                     print(f"{clock() - began:7.1f} s  {kill}", flush=True)
             print(f"{world.made} claims, {world.daemons} daemons")
 

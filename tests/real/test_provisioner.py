@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from kaito_ctrl.testing.envtest import envtest
-from tests.real.kills import Kill, rounds, world_on
-
-pytestmark = pytest.mark.timeout(600)
+from tests.real.kills import Kill, World, changes_of_mind, rounds, world_on
 
 
-@pytest.mark.parametrize("node_api", ["machine"])
-async def test_one_pool_per_claim_and_none_after_it_wherever_the_provisioner_is_killed(
-    binaries: Path, tmp_path: Path, node_api: str
+@pytest.mark.timeout(600)
+async def test_wherever_the_provisioner_is_killed_there_is_one_pool_per_claim_and_none_after_it(
+    binaries: Path, tmp_path: Path
 ) -> None:
-    async def killed(after: bool) -> list[Kill]:
-        folder = tmp_path / ("after" if after else "before")
+    async def killed(name: str, ways: Callable[[World], AsyncIterator[Kill]]) -> list[Kill]:
+        folder = tmp_path / name
         folder.mkdir()
-        async with envtest("real", binaries=binaries) as api, world_on(api, folder, node_api=node_api) as world:
-            return [kill async for kill in rounds(world, after=after)]
+        async with envtest("real", binaries=binaries) as api, world_on(api, folder) as world:
+            return [kill async for kill in ways(world) if kill.step]
 
-    # Most of it is waiting: a cluster and a cloud for each half.
-    before, after = await asyncio.gather(killed(after=False), killed(after=True))
+    # Most of it is waiting: a cluster and a cloud for each.
+    before, after, given_up = await asyncio.gather(
+        killed("before", lambda world: rounds(world, after=False)),
+        killed("after", lambda world: rounds(world, after=True)),
+        killed("given-up", changes_of_mind),
+    )
+    for kills in (before, after, given_up):
+        assert any(kill.step.startswith("PUT ") and "/agentPools/" in kill.step for kill in kills), kills
     for kills in (before, after):
-        struck = {kill.doing: [each.step for each in kills if each.doing == kill.doing and each.step] for kill in kills}
-        assert len(struck["create"]) >= 8, struck
-        assert len(struck["delete"]) >= 8, struck
-        assert any(step.startswith("PUT ") and "/agentPools/" in step for step in struck["create"]), struck
-        assert any(step.startswith("DELETE ") and "/agentPools/" in step for step in struck["delete"]), struck
+        assert any(kill.step.startswith("DELETE ") and "/agentPools/" in kill.step for kill in kills), kills
+        for doing in ("create", "delete"):
+            assert sum(kill.doing == doing for kill in kills) >= 8, kills
