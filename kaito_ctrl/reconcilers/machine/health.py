@@ -33,6 +33,8 @@ __all__ = ["HealthController"]
 
 _BLOCKED = 300.0
 """Seconds between two attempts to replace a node while something holds that up."""
+_REMEMBERED = 60.0
+"""Seconds for which that is remembered: an outage of a thousand nodes is not to be counted a thousand times."""
 _WITNESSED = 120.0
 """Seconds for which a condition has to be seen here, however old its timestamp says that it is."""
 
@@ -73,6 +75,8 @@ class HealthController(Controller[NodeRequest]):
         self._metrics = metrics or ClaimMetrics(kind)
         self._episodes: dict[ObjectKey, dict[RepairPolicy, _Episode]] = {}
         """Of each node that is known. One that is healthy has none; one that is not here was never seen."""
+        self._blocked: tuple[float, str | None] = (0.0, None)
+        """Until when, on the monotonic clock, it is remembered that nothing may be replaced, and why."""
 
     def concerns(self, entry: Entry[NodeRequest]) -> bool:
         return concerns(entry, self._cloud.node_classes)
@@ -130,20 +134,19 @@ class HealthController(Controller[NodeRequest]):
             await ctx.client.patch(self.kind, ctx.key, patch)
 
     async def _repair(self, claim: NodeRequest, node: Node, policy: RepairPolicy, ctx: Context) -> Result:
-        policies = self._cloud.repair_policies()
-        # What the cache knows is enough to wait; only to act it has to be read live.
-        nodes, claims = ctx.cache.list(Node), ctx.cache.list(self.kind)
-        if (why := self._held(nodes, claims)) is None:
-            nodes = tuple(await ctx.client.list(Node, misfits=[]))
-            claims = tuple(await ctx.client.list(self.kind, misfits=[]))
-            now_node = next((each for each in nodes if each.uid == node.uid), None)
-            now_claim = next((each for each in claims if each.uid == claim.uid), None)
-            if now_node is None or now_claim is None or not self._stands(now_claim, now_node):
-                return Result.soon()
-            if policy not in (each for each, _ in _bad(now_node, policies)):
-                return Result.soon()
-            claim, node, why = now_claim, now_node, self._held(nodes, claims)
         said = f"{policy.condition}={policy.status} for more than {policy.toleration:.0f} s"
+        why = self._known_to_wait(ctx)
+        if why is None:
+            # What the cache knows is enough to wait; to act it has to be read live.
+            nodes = await ctx.client.list(Node, misfits=[])
+            claims = await ctx.client.list(self.kind, misfits=[])
+            found_claim = next((each for each in claims if each.uid == claim.uid), None)
+            found_node = next((each for each in nodes if each.uid == node.uid), None)
+            if found_claim is None or found_node is None or not self._stands(found_claim, found_node):
+                return Result.soon()
+            if policy not in (each for each, _ in _bad(found_node, self._cloud.repair_policies())):
+                return Result.soon()
+            claim, node, why = found_claim, found_node, self._held(nodes, claims)
         if why is not None:
             ctx.log.warning("an unhealthy node is not replaced", node=node.name, condition=said, reason=why)
             repair_blocked(ctx.events, claim, node, why)
@@ -153,6 +156,14 @@ class HealthController(Controller[NodeRequest]):
         repaired(ctx.events, claim, node, said)
         self._metrics.unhealthy(claim, policy.condition, getattr(claim.status, "image_id", ""))
         return Result.done()
+
+    def _known_to_wait(self, ctx: Context) -> str | None:
+        """Why nothing may be replaced, as far as the cache knows, or knew a moment ago."""
+        now = ctx.clock.monotonic()
+        if now >= self._blocked[0]:
+            why = self._held(ctx.cache.list(Node), ctx.cache.list(self.kind))
+            self._blocked = (now + _REMEMBERED if why is not None else now, why)
+        return self._blocked[1]
 
     def _held(self, nodes: Sequence[Node], claims: Iterable[NodeRequest]) -> str | None:
         ours = (each for each in claims if is_managed(each, self._cloud.node_classes))
