@@ -62,6 +62,7 @@ def _label(key: str) -> str:
     return ".metadata.labels." + key.replace(".", "\\.")
 
 
+_ACTIVE = '.status.stages[?(@.state=="Active")].message'
 _AGE = Column("Age", ".metadata.creationTimestamp", "date")
 
 _COLUMNS: Mapping[type[Resource], Sequence[Column]] = {
@@ -74,6 +75,7 @@ _COLUMNS: Mapping[type[Resource], Sequence[Column]] = {
         Column("Nodes", ".status.workerNodes", priority=1, description="The nodes in use"),
         Column("Reason", _condition("WorkspaceReady", "reason"), priority=1, description="Why it is not ready"),
         Column("Message", _condition("WorkspaceReady", "message"), priority=1, description="In words"),
+        Column("Waiting", _ACTIVE, priority=1, description="What its present stage waits for"),
     ),
     Machine: (
         Column("Type", _label(INSTANCE_TYPE_LABEL)),

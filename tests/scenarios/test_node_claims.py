@@ -65,6 +65,9 @@ async def test_no_capacity_is_said_at_once_and_waited_for_on_one_claim(world: Wo
         assert status == "False"
         assert message.startswith("NodeClaim ws")
         assert "InsufficientCapacity: all requested instance types were unavailable during launch" in message
+    columns = await world.columns(wide=True)
+    assert "InsufficientCapacity" in columns["MESSAGE"]
+    assert columns["WAITING"] == ""
     await asyncio.sleep(3600)
     assert len(world.machines) == 1
     world.cloud.types = offered
@@ -85,7 +88,9 @@ async def test_a_place_in_the_clouds_queue_is_shown_as_what_is_waited_for(world:
 
     await world.until(shown, 6.0)
     assert "place 3 of 9" in (await world.said("NodeClaimReady"))[2]
-    assert (await world.columns())["WORKSPACEREADY"] == ""
+    columns = await world.columns(wide=True)
+    assert (columns["WORKSPACEREADY"], columns["MESSAGE"]) == ("", "")
+    assert "place 3 of 9" in columns["WAITING"]
     queued = None
     assert await world.until_ready() < 30.0 + NODE + SERVER + 5.0
     for _, ws in world.seen:

@@ -142,11 +142,11 @@ class World:
         namespace = "default" if kind.namespaced else ""
         await self.user.delete(kind, ObjectKey(namespace, name), **options)
 
-    async def columns(self, name: str = "ws") -> dict[str, str]:
-        """What ``kubectl get workspace`` prints."""
+    async def columns(self, name: str = "ws", *, wide: bool = False) -> dict[str, str]:
+        """What ``kubectl get workspace`` prints, or ``-o wide``."""
         path = object_path(Workspace, ObjectKey("default", name))
         table = json.loads(await self.user.request("GET", path, headers={"accept": _TABLE}))
-        heads = [each["name"].upper() for each in table["columnDefinitions"] if not each.get("priority")]
+        heads = [each["name"].upper() for each in table["columnDefinitions"] if wide or not each.get("priority")]
         cells = [str(cell or "") for cell in table["rows"][0]["cells"]]
         return dict(zip(heads, cells, strict=False))
 
