@@ -4,7 +4,8 @@ Four rules make a backend safe. ``create`` is idempotent by the claim's uid: ask
 that is there. Nothing waits for the cloud: an instance that is still being made is returned as ``Creating``, together
 with the operation that makes it, and asked about again. ``list`` is the truth about what costs money: every instance
 carries the uid of the claim it was made for. And what a backend raises is a :class:`CloudError`, which says what went
-wrong, whether it may have taken effect all the same, and what a person does next.
+wrong, whether it may have taken effect all the same, and what a person does next. All of it is spelled out, and tried,
+by :mod:`kaito_provisioner.conformance`.
 """
 
 from __future__ import annotations
@@ -249,7 +250,12 @@ class CloudProvider(Protocol):
     """Whose NodeClaims are to be served, besides KAITO's own."""
 
     async def create(self, request: LaunchRequest) -> Instance:
-        """Start making an instance, or return the one that was made for ``request.uid`` already."""
+        """Start making an instance, or return the one that was made for ``request.uid`` already, in whatever state: a
+        ``Failed`` one has to be deleted, and gone, before there can be another.
+
+        Raises ``OfferingError`` where there is none of what was asked for, and ``Conflict`` where something else has
+        the name.
+        """
         ...
 
     async def get(self, provider_id: str) -> Instance:
@@ -257,7 +263,8 @@ class CloudProvider(Protocol):
         ...
 
     async def find(self, claim: ClaimRef) -> Instance:
-        """The instance made for that claim, whatever became of the answer to its creation. Raises ``NotFound``.
+        """The instance made for that claim, whatever became of the answer to its creation. Raises ``NotFound``, which is
+        never a guess; but what was made a moment ago the cloud may not show yet.
 
         An instance that could not be made is returned as ``Failed``, with why in ``error``, for as long as the cloud
         counts it.
@@ -269,7 +276,8 @@ class CloudProvider(Protocol):
         ...
 
     async def delete(self, instance: Instance) -> Instance:
-        """Start deleting; the answer is the instance as it goes. Raises ``NotFound`` once it is gone."""
+        """Start deleting; the answer is the instance as it goes. Raises ``NotFound`` once it is gone. Another claim's
+        instance of the same name is not touched."""
         ...
 
     async def instance_types(self) -> Sequence[InstanceType]:
