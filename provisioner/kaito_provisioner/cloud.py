@@ -263,8 +263,9 @@ class CloudProvider(Protocol):
         ...
 
     async def find(self, claim: ClaimRef) -> Instance:
-        """The instance made for that claim, whatever became of the answer to its creation. Raises ``NotFound``, which is
-        never a guess; but what was made a moment ago the cloud may not show yet.
+        """The instance made for that claim, whatever became of the answer to its creation.
+
+        Raises ``NotFound``, which is never a guess; but what was made a moment ago the cloud may not show yet.
 
         An instance that could not be made is returned as ``Failed``, with why in ``error``, for as long as the cloud
         counts it.
