@@ -66,6 +66,8 @@ class _Mark:
     error: CloudError
     refusals: int
     until: float
+    since: float = 0.0
+    """When it was refused last."""
     tried: bool = False
     """Whether somebody is finding out now."""
 
@@ -114,9 +116,17 @@ class UnavailableOfferings:
         if mark.tried or mark.until <= now:
             mark.refusals += 1
             mark.tried = False
+            mark.since = now
             mark.until = now + self._rest(mark.refusals)
         mark.until = max(mark.until, now + (error.retry_after or 0.0))
         return mark.until - now
+
+    def keep(self, offering: Offering) -> None:
+        """What could not be made of it has not gone yet, so that nothing else could be tried: it rests on, until then
+        and a while longer; but no longer than the longest rest since it was refused."""
+        mark = self._marks.get(_key(offering))
+        if mark is not None and not mark.tried:
+            mark.until = max(mark.until, min(self._monotonic() + self._first, mark.since + self._longest))
 
     def granted(self, offering: Offering) -> None:
         """The cloud had one after all: it is as good as any other again. While it rests nobody can have asked for one,

@@ -1,5 +1,5 @@
-"""The provisioner on AKS, in virtual time: an embedded API server, the daemon with its provisioner alone, the aks backend
-with the real SDK, and the local ARM, whose machines join the cluster as nodes.
+"""The provisioner on AKS, in virtual time: an embedded API server, the daemon with its provisioner alone, the aks
+backend with the real SDK, and the local ARM, whose machines join the cluster as nodes.
 
 A test is a coroutine that is given the world::
 

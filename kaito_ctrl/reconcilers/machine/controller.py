@@ -155,10 +155,12 @@ class MachineController(Controller[NodeRequest]):
 
     async def _look_at_cloud(self, claim: NodeRequest, ctx: Context) -> _Look | None:
         """The instance, made if there is none; nothing if the claim is given up."""
+        instance, absent = None, False
         try:
-            instance = await self._cloud.find(reference(claim)) if may_have_instance(claim) else None
+            if may_have_instance(claim):
+                instance = await self._cloud.find(reference(claim))
         except InstanceNotFound:
-            instance = None
+            absent = True
         except CloudError as error:
             return _refused(claim, Observed(error=error, silent=True), ctx)
         if instance is None:
@@ -173,16 +175,19 @@ class MachineController(Controller[NodeRequest]):
             attempt = await self._launcher.launch(claim, ctx)
             claim, instance = attempt.claim, attempt.instance
             if instance is None:
-                return _refused(claim, Observed(error=attempt.error, definite=attempt.definite), ctx)
+                return _refused(claim, Observed(None, attempt.error, definite=attempt.definite, absent=absent), ctx)
         self._missing.pop(ctx.key, None)
         if instance.state == "Failed":
             failure, instance = await self._launcher.give_up(claim, instance, ctx)
             look = _refused(claim, Observed(instance, failure, definite=True), ctx)
             # Another offering is asked for as soon as nothing is in its way; the same one with patience.
             return replace(look, wait=_POLL) if isinstance(failure, OfferingError) else look
-        if instance.state == "Running":
-            self._launcher.granted(instance, ctx)
         nodes = self._nodes_of(instance, ctx)
+        if instance.state == "Running" or nodes:
+            # The node may be there before the cloud says that it has done.
+            self._launcher.granted(instance, ctx)
+        if instance.state == "Deleting":
+            self._launcher.going(instance, ctx)
         return _Look(claim, Observed(instance, nodes=nodes, definite=True), _SILENCE if nodes else _POLL)
 
     def _nodes_of(self, instance: Instance, ctx: Context) -> tuple[Node, ...]:

@@ -157,6 +157,10 @@ class Launcher:
         """*instance* runs: the cloud does have its kind."""
         self._registry(ctx).granted(_offering_of(instance))
 
+    def going(self, instance: Instance, ctx: Context) -> None:
+        """*instance*, which could not be made, is being deleted: by when it is gone, the next offering has its turn."""
+        self._registry(ctx).keep(_offering_of(instance))
+
     async def _instance_types(self, ctx: Context) -> Sequence[InstanceType]:
         now = ctx.clock.monotonic()
         if now - self._types[0] >= _TYPES:

@@ -65,6 +65,8 @@ class Observed:
     """Those of the instance."""
     definite: bool = False
     """Whether it is known what the cloud has done for the claim."""
+    absent: bool = False
+    """Whether the cloud has said that there is no instance, and so no operation on one."""
     silent: bool = False
     """Whether the cloud has not said if there is an instance: ``error`` is why."""
 
@@ -146,7 +148,7 @@ def _annotations(claim: NodeRequest, seen: Observed) -> Mapping[str, str | None]
     have, wanted = claim.metadata.annotations, dict[str, str | None]()
     if seen.definite and LAUNCHING_ANNOTATION in have:
         wanted[LAUNCHING_ANNOTATION] = None
-    if seen.definite or seen.instance is not None:
+    if seen.definite or seen.absent or seen.instance is not None:
         operation = seen.instance.operation if seen.instance is not None else ""
         if operation != have.get(OPERATION_ANNOTATION, ""):
             wanted[OPERATION_ANNOTATION] = operation or None

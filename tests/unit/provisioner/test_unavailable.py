@@ -104,6 +104,28 @@ def test_a_caller_that_never_says_what_came_of_it_holds_the_others_up_for_a_time
     assert registry.attempt(A)
 
 
+def test_what_could_not_be_made_rests_until_it_is_out_of_the_way_of_the_next(
+    registry: UnavailableOfferings, clock: Clock
+) -> None:
+    registry.refused(A, NONE_LEFT)
+    for _ in range(30):
+        clock.now += 6
+        registry.keep(A)
+    assert registry.split([A]).ready == ()
+    clock.now += 60
+    assert registry.split([A]).ready == (A,)
+
+
+def test_what_never_gets_out_of_the_way_does_not_hold_the_others_up_for_ever(
+    registry: UnavailableOfferings, clock: Clock
+) -> None:
+    registry.refused(A, NONE_LEFT)
+    for _ in range(100):
+        clock.now += 6
+        registry.keep(A)
+    assert registry.split([A]).ready == (A,)
+
+
 def test_a_cloud_that_says_when_to_come_back_is_heard(registry: UnavailableOfferings) -> None:
     assert registry.refused(A, InsufficientCapacity("later", retry_after=3600.0)) == 3600.0
     assert registry.refused(B, InsufficientCapacity("later", retry_after=5.0)) == 60.0
