@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import random
 
 import pytest
 
 from kaito_api.karpenter import TERMINATION_FINALIZER, Machine, NodeClaim, NodeRequest
-from kaito_ctrl.testing import FixedPlan, Recording, Spot, single_faults
-from kaito_provisioner import Unavailable
+from kaito_ctrl.testing import FixedPlan, RandomPlan, Recording, Spot, single_faults
+from kaito_provisioner import Throttled, Unavailable
 from tests.scenarios.ending import NAME, SHUTDOWN, Scene, play
 from tests.scenarios.kubelet import GRACE
 
@@ -105,3 +107,39 @@ def test_killed_at_any_call_to_the_cloud_it_goes_on_where_it_was(kind: type[Node
             assert scene.host.runs == (1 if moment == "lost" else 2)
 
         play(life, kind=kind)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_any_weather_it_ends_in_order(kind: type[NodeRequest], seed: int) -> None:
+    """Everything at once: a stormy network, a cloud that refuses and loses answers, and a process that is killed."""
+    rng = random.Random(seed)
+    refusing, losing = rng.random() * 0.3, rng.random() * 0.3
+    kills = [(rng.random() * 20, rng.random() * 5) for _ in range(rng.randrange(4))]
+
+    def refuse(_: str, __: str) -> Exception | None:
+        if rng.random() >= refusing:
+            return None
+        return rng.choice([Unavailable("nobody answers"), Throttled("too many", retry_after=rng.random() * 20)])
+
+    async def life(scene: Scene) -> None:
+        await _begin(scene)
+        await scene.budget("web", 0)
+        scene.cloud.fault = refuse
+        scene.cloud.lost = lambda *_: Unavailable("connection reset") if rng.random() < losing else None
+        await scene.delete()
+        for pause, down in kills:
+            await asyncio.sleep(pause)
+            scene.kill(down)
+        await asyncio.sleep(10)
+        await scene.budget("web", 1)
+        await scene.until_gone(900.0)
+        _judge(scene)
+
+    play(
+        life,
+        kind=kind,
+        plan=RandomPlan(seed, until=300.0),
+        lag=rng.choice([0.0, 5.0]),
+        provider_ids=rng.choice(["at once", "when running", "never"]),
+    )
