@@ -67,8 +67,7 @@ class Pacer:
         delay = max(self._shut - now, 0.0, (place + 1 - self._tokens) * self._interval)
         waiting.due = now + delay
         raise Throttled(
-            f"waiting for AKS's limit on {self._of}: {place + 1} of {len(self._waiting)} in the queue, "
-            f"{_spoken(delay)} to go",
+            f"{place + 1} of {len(self._waiting)} in the queue for AKS's limit on {self._of}, {_spoken(delay)} to go",
             fix=f"wait: after a burst of {self._burst}, there is one every {self._interval:g} s in each cluster",
             retry_after=delay,
         )

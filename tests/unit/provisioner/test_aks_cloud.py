@@ -554,7 +554,7 @@ def test_the_services_limit_on_creations_is_kept_and_everybody_is_told_their_pla
                 waits.append(error.retry_after or 0.0)
                 texts.append(error.message)
         assert len(bench.arm.pools()) == 20
-        assert "3 of 3 in the queue, 3 min 0 s to go" in texts[2]
+        assert texts[2] == "3 of 3 in the queue for AKS's limit on creations of agent pools, 3 min 0 s to go"
         assert waits == [60.0 * (n + 1) for n in range(10)]
         assert not any(entry.status == 429 for entry in bench.arm.requests.log)
 
