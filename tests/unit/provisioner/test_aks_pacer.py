@@ -114,6 +114,6 @@ def test_the_place_and_the_time_are_told(clock: Clock) -> None:
     pacer = Pacer(clock, burst=1, interval=60)
     pacer.take("a")
     waits(pacer, "b")
-    with pytest.raises(Throttled, match="^2 of 2 in the queue for AKS's limit on requests, 2 min 0 s to go$") as error:
+    with pytest.raises(Throttled, match=r"^2 of 2 in the queue for AKS's limit on requests, 2 min 0 s to go$") as error:
         pacer.take("c")
     assert error.value.fix
