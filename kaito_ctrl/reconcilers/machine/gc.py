@@ -17,11 +17,12 @@ from contextlib import suppress
 from datetime import datetime
 
 from kaito_api.core import Node
-from kaito_api.karpenter import DISRUPTED_TAINT, TERMINATION_FINALIZER, Machine, NodeRequest
+from kaito_api.karpenter import Machine, NodeRequest
 from kaito_ctrl.reconcilers.machine.fleet import share
-from kaito_ctrl.reconcilers.machine.inventory import CLAIM_UID_LABEL, Inventory
+from kaito_ctrl.reconcilers.machine.inventory import Inventory
 from kaito_ctrl.reconcilers.machine.managed import is_managed
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics, GcOutcome
+from kaito_ctrl.reconcilers.machine.nodes import close, release
 from kaito_ctrl.reconcilers.machine.telling import collected, collection_refused
 from kaito_ctrl.runtime import Client, ObjectKey, key_of
 from kaito_ctrl.runtime.clock import Clock
@@ -159,7 +160,8 @@ class GarbageCollection:
             return False
         self._log.warning("deleting an instance that has no claim", instance=instance.name, claim_uid=ref.uid)
         for node in nodes:
-            await self._dismiss(node, ref.uid)
+            # One that has not registered names no claim by which it could be let go: it is not held.
+            await close(node, self._client, hold=False)
         self._check_leading()
         try:
             await self._cloud.delete(instance)
@@ -199,25 +201,8 @@ class GarbageCollection:
             await self._cloud.find(ref)
             return
         self._log.warning("letting go of a node that has neither claim nor instance", node=node.name)
-        with suppress(NotFound):
-            if not node.deleting:
-                await self._client.delete(Node, key_of(node), uid=node.uid)
-            live = await self._client.get(Node, node.name)
-            if live.uid == node.uid:
-                kept = [each for each in live.metadata.finalizers if each != TERMINATION_FINALIZER]
-                metadata = {"uid": live.uid, "resourceVersion": live.metadata.resource_version, "finalizers": kept}
-                await self._client.patch(Node, key_of(live), {"metadata": metadata})
-
-    async def _dismiss(self, node: Node, uid: str) -> None:
-        """Keep new pods off *node*, mark it, and delete it; our finalizer holds it until its instance is gone."""
-        with suppress(NotFound):
-            taints = [each for each in node.spec.taints if each.key != DISRUPTED_TAINT.key]
-            wire = [each.to_wire() for each in (*taints, DISRUPTED_TAINT)]
-            metadata = {"uid": node.uid, "resourceVersion": node.metadata.resource_version}
-            patch = {"metadata": {**metadata, "labels": {CLAIM_UID_LABEL: uid}}, "spec": {"taints": wire}}
-            await self._client.patch(Node, key_of(node), patch)
-            if not node.deleting:
-                await self._client.delete(Node, key_of(node), uid=node.uid)
+        await close(node, self._client, hold=False)
+        await release(node, self._client)
 
     async def _exists(self, ref: ClaimRef) -> bool:
         """Whether the claim is there, whatever it says, and whether or not it can be read."""

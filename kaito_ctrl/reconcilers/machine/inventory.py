@@ -9,14 +9,14 @@ from kaito_api.core import Node
 from kaito_api.karpenter import TERMINATION_FINALIZER, NodeRequest
 from kaito_api.meta import is_true
 from kaito_ctrl.reconcilers.machine.fleet import by_provider_id, healthy, held, share
+from kaito_ctrl.reconcilers.machine.nodes import NodeIdentity
 from kaito_ctrl.reconcilers.names import WORKSPACE_LABEL
 from kaito_provisioner import Instance
 
 __all__ = ["CLAIM_UID_LABEL", "Inventory"]
 
 CLAIM_UID_LABEL = "kaito.sh/claim-uid"
-"""On a node: the claim that its instance was made for. Some clouds give it to their nodes; those that are collected
-get it here, so that what is left of them is known for what it is."""
+"""What our clouds' instances join as nodes with: the claim that they were made for."""
 _MARKS = (CLAIM_UID_LABEL, WORKSPACE_LABEL, "kaito.sh/ragengine")
 """What the nodes of managed claims have of their claims, and those of a Karpenter beside us have not."""
 
@@ -93,13 +93,8 @@ class Inventory:
 
     def nodes_of(self, instance: Instance) -> tuple[Node, ...]:
         """The nodes that *instance* has joined as."""
-        labels = instance.node_labels.items()
-        return tuple(
-            node
-            for node in self.nodes
-            if (instance.provider_id and node.spec.provider_id == instance.provider_id)
-            or (labels and labels <= node.metadata.labels.items())
-        )
+        identity = NodeIdentity(instance.provider_id, instance.node_labels)
+        return tuple(node for node in self.nodes if identity.includes(node))
 
     def _standing(self) -> Iterable[NodeRequest]:
         return (

@@ -14,7 +14,7 @@ from typing import Any
 from kaito_api.core import Node
 from kaito_api.karpenter import DISRUPTED_TAINT, TERMINATION_FINALIZER
 from kaito_ctrl.reconcilers.machine.salvage import salvage
-from kaito_ctrl.runtime import Context, ObjectKey, key_of
+from kaito_ctrl.runtime import Client, Context, ObjectKey, key_of
 from kaito_ctrl.runtime.client import selector_text
 from kaito_ctrl.runtime.errors import DecodeError, NotFound
 
@@ -50,7 +50,7 @@ class NodeIdentity:
         nodes = []
         for name in names:
             with contextlib.suppress(NotFound):
-                nodes.append(await _read(name, ctx))
+                nodes.append(await _read(name, ctx.client))
         return tuple(each for each in nodes if self.includes(each))
 
     async def listed(self, ctx: Context) -> tuple[Node, ...]:
@@ -66,12 +66,12 @@ class NodeIdentity:
         return tuple(each for each in nodes if self.includes(each))
 
 
-async def _read(name: str, ctx: Context) -> Node:
+async def _read(name: str, client: Client) -> Node:
     """The node, live, or as much of it as can be read. Raises ``NotFound``."""
-    return salvage(Node, await ctx.client.get_raw(Node, ObjectKey("", name)))
+    return salvage(Node, await client.get_raw(Node, ObjectKey("", name)))
 
 
-async def close(node: Node, ctx: Context, *, hold: bool = True) -> None:
+async def close(node: Node, client: Client, *, hold: bool = True) -> None:
     """Keep new pods and traffic off *node*, and delete it; with *hold* our finalizer keeps it until it is released.
 
     Raises ``Conflict`` when somebody has written to it meanwhile.
@@ -90,16 +90,16 @@ async def close(node: Node, ctx: Context, *, hold: bool = True) -> None:
         if metadata or spec:
             metadata |= {"uid": node.uid, "resourceVersion": node.metadata.resource_version}
             patch = {"metadata": metadata, **({"spec": spec} if spec else {})}
-            node = salvage(Node, await ctx.client.patch_raw(Node, key_of(node), patch))
+            node = salvage(Node, await client.patch_raw(Node, key_of(node), patch))
         if not node.deleting:
             version = node.metadata.resource_version
-            await ctx.client.delete(Node, key_of(node), uid=node.uid, resource_version=version)
+            await client.delete(Node, key_of(node), uid=node.uid, resource_version=version)
 
 
-async def release(node: Node, ctx: Context) -> bool:
+async def release(node: Node, client: Client) -> bool:
     """Take our finalizer off *node*, and nobody else's. Whether it was there."""
     try:
-        live = await _read(node.name, ctx)
+        live = await _read(node.name, client)
         if live.uid != node.uid or TERMINATION_FINALIZER not in live.metadata.finalizers:
             return False
         metadata = {
@@ -107,7 +107,7 @@ async def release(node: Node, ctx: Context) -> bool:
             "uid": live.uid,
             "resourceVersion": live.metadata.resource_version,
         }
-        await ctx.client.patch_raw(Node, key_of(live), {"metadata": metadata})
+        await client.patch_raw(Node, key_of(live), {"metadata": metadata})
     except NotFound:
         return False
     return True

@@ -16,7 +16,6 @@ import pytest
 from kaito_api.core import Node
 from kaito_api.karpenter import Machine, NodeClaim, NodeRequest
 from kaito_ctrl.reconcilers.machine.gc import GarbageCollection
-from kaito_ctrl.reconcilers.machine.inventory import CLAIM_UID_LABEL
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics
 from kaito_ctrl.runtime import Client, ObjectKey
 from kaito_ctrl.runtime.events import EventSink
@@ -153,7 +152,6 @@ def test_an_instance_without_a_claim_is_deleted_once_it_is_old_enough_and_its_no
         lost = await world.user.get(Node, "lost")
         assert lost.deleting
         assert "karpenter.sh/disrupted" in [each.key for each in lost.spec.taints]
-        assert CLAIM_UID_LABEL in lost.metadata.labels
         await asyncio.sleep(5)
         assert await world.gc.collect() == "done"
         assert await world.names(Node) == ["keep"]
