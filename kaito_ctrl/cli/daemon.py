@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kaito_api.karpenter import NODE_REQUESTS, NodeRequest
+from kaito_api.karpenter import NODE_REQUESTS, NodeClassRef, NodeRequest
 from kaito_ctrl.reconcilers.machine.controller import MachineController
 from kaito_ctrl.reconcilers.machine.gc import GarbageCollection
 from kaito_ctrl.reconcilers.machine.health import HealthController
@@ -38,6 +38,8 @@ class DaemonOptions:
     workspaces: bool = True
     """Whether the workspace controller runs here, and its webhook."""
     node_api: NodeApi = "machine"
+    node_class: NodeClassRef = Settings().node_class
+    """What NodeClaims name as their node class."""
     registry: str = Settings().registry
     sku_cloud: str = "azure"
     host: str = "0.0.0.0"  # noqa: S104 - the kubelet probes, and Prometheus scrapes, from outside the pod
@@ -103,7 +105,7 @@ def _serve_workspaces(manager: Manager, options: DaemonOptions) -> None:
                 instance=options.instance,
             )
         )
-    settings = Settings(registry=options.registry, node_api=NODE_REQUESTS[options.node_api])
+    settings = Settings(options.registry, node_api=NODE_REQUESTS[options.node_api], node_class=options.node_class)
     figures = WorkspaceMetrics(cluster.metrics.registry, cluster.cache, settings.node_api)
     manager.add(WorkspaceController(rules, settings, figures))
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from kaito_api.karpenter import NodeClassRef
     from kaito_ctrl.cli.run import OpenCloud
     from kaito_ctrl.runtime.leader import Lease
 
-__all__ = ["PROVISIONER_LEASE_NAME", "WORKSPACE_LEASE_NAME", "run"]
+__all__ = ["PROVISIONER_LEASE_NAME", "WORKSPACE_LEASE_NAME", "node_class_of", "run"]
 
 WORKSPACE_LEASE_NAME = "ef60f9b0.io"
 """KAITO's own: the two never work on the same cluster at the same time."""
@@ -21,6 +22,7 @@ PROVISIONER_LEASE_NAME = "kaito-provisioner"
 """Of a process that only makes nodes: it leads beside the one that serves workspaces."""
 _ROLES = ("workspace", "provisioner")
 _AKS = "With --provisioner aks"
+_KAITO_NODE_CLASS = "KaitoNodeClass.kaito.sh/default"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 NodeApi = Literal["machine", "nodeclaim"]
@@ -56,6 +58,14 @@ def run(
             "whoever provisions have to agree.",
         ),
     ] = "machine",
+    node_class: Annotated[
+        str,
+        typer.Option(
+            envvar="NODE_CLASS",
+            help="What NodeClaims name as their node class, as KIND.GROUP/NAME. The default is KAITO's own, for "
+            "gpu-provisioner and --provisioner aks; Azure's Karpenter has AKSNodeClass.karpenter.azure.com/default.",
+        ),
+    ] = _KAITO_NODE_CLASS,
     registry: Annotated[
         str, typer.Option(envvar="PRESET_REGISTRY_NAME", help="Where preset images are pulled from.")
     ] = "mcr.microsoft.com/aks/kaito",
@@ -163,6 +173,8 @@ def run(
             "the webhook is the workspace controller's, which does not run here: leave it off",
             param_hint="--webhook-*",
         )
+    if node_class != _KAITO_NODE_CLASS and node_api != "nodeclaim":
+        raise typer.BadParameter("only NodeClaims have one: add --node-api nodeclaim", param_hint="--node-class")
     lease_name = leader_elect_name or (WORKSPACE_LEASE_NAME if serves else PROVISIONER_LEASE_NAME)
     configure_logging(log_level, log_format, sys.stderr)
     given = {
@@ -179,6 +191,7 @@ def run(
     options = DaemonOptions(
         workspaces=serves,
         node_api=node_api,
+        node_class=node_class_of(node_class),
         registry=registry,
         metrics_port=on(metrics_port),
         health_port=on(health_port),
@@ -242,3 +255,13 @@ def _service(text: str) -> tuple[str, str, int]:
     if found is None:
         raise typer.BadParameter(f"{text!r} is no Service: write NAMESPACE/NAME:PORT", param_hint="--webhook-service")
     return found[1], found[2], int(found[3])
+
+
+def node_class_of(text: str) -> NodeClassRef:
+    """The node class that *text* names as KIND.GROUP/NAME. Raises ``BadParameter``."""
+    from kaito_api.karpenter import NodeClassRef
+
+    found = re.fullmatch(r"([A-Za-z][A-Za-z0-9]*)\.([a-z0-9.-]+)/([a-z0-9.-]+)", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no node class: write KIND.GROUP/NAME", param_hint="--node-class")
+    return NodeClassRef(kind=found[1], group=found[2], name=found[3])

@@ -20,7 +20,7 @@ import pytest
 from kaito_api.coordination import Lease
 from kaito_ctrl.cli.daemon import DaemonOptions, NodeApi, build_manager
 from kaito_ctrl.cli.local import install_crds
-from kaito_ctrl.cli.runcommand import PROVISIONER_LEASE_NAME, WORKSPACE_LEASE_NAME
+from kaito_ctrl.cli.runcommand import PROVISIONER_LEASE_NAME, WORKSPACE_LEASE_NAME, node_class_of
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.devcluster.cluster import DevCluster
 from kaito_ctrl.runtime import Client, Cluster
@@ -80,10 +80,24 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
             "the webhook is the workspace controller's",
         ),
         (["--node-api", "nodepool"], "'machine', 'nodeclaim'"),
+        (["--node-api", "nodeclaim", "--node-class", "default"], "is no node class: write KIND.GROUP/NAME"),
+        (["--node-class", "AKSNodeClass.karpenter.azure.com/default"], "add --node-api nodeclaim"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused_with_what_to_write(args: list[str], expected: str) -> None:
     assert expected in said(run(*args))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("KaitoNodeClass.kaito.sh/default", ("kaito.sh", "KaitoNodeClass", "default")),
+        ("AKSNodeClass.karpenter.azure.com/gpu-1", ("karpenter.azure.com", "AKSNodeClass", "gpu-1")),
+    ],
+)
+def test_a_node_class_is_written_by_kind_group_and_name(text: str, parts: tuple[str, str, str]) -> None:
+    found = node_class_of(text)
+    assert (found.group, found.kind, found.name) == parts
 
 
 def test_everything_that_is_missing_is_named_at_once() -> None:
