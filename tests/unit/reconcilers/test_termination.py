@@ -136,7 +136,7 @@ def wire(node: Node) -> tuple[Any, ...]:
 
 async def test_a_node_that_is_closed_takes_nothing_new_and_is_held() -> None:
     world = World()
-    await close(await world.node(), world.ctx)
+    await close(await world.node(), world.client)
     found = await world.client.get(Node, "n")
     assert wire(found) == (
         ["node.kubernetes.io/not-ready", "karpenter.sh/disrupted"],
@@ -145,7 +145,7 @@ async def test_a_node_that_is_closed_takes_nothing_new_and_is_held() -> None:
         True,
     )
     before = found.metadata.resource_version
-    await close(found, world.ctx)
+    await close(found, world.client)
     assert (await world.client.get(Node, "n")).metadata.resource_version == before, "once is enough"
 
 
@@ -154,7 +154,7 @@ async def test_a_node_that_somebody_has_written_to_meanwhile_is_not_closed_on_ol
     seen = await world.node()
     await world.client.patch(Node, KEY, {"metadata": {"labels": {"a": "b"}}})
     with pytest.raises(Conflict):
-        await close(seen, world.ctx)
+        await close(seen, world.client)
     assert not (await world.client.get(Node, "n")).deleting
 
 
@@ -162,18 +162,18 @@ async def test_one_that_was_made_anew_under_the_same_name_is_left_alone() -> Non
     world = World()
     seen = await world.node()
     await world.client.delete(Node, KEY)
-    await close(seen, world.ctx)  # there is none
+    await close(seen, world.client)  # there is none
     await world.node(finalizers=[TERMINATION_FINALIZER])
-    assert not await release(seen, world.ctx)
+    assert not await release(seen, world.client)
     assert (await world.client.get(Node, "n")).metadata.finalizers == (TERMINATION_FINALIZER,)
 
 
 async def test_only_our_finalizer_is_taken_off() -> None:
     world = World()
     seen = await world.node(finalizers=["example.com/theirs", TERMINATION_FINALIZER])
-    assert await release(seen, world.ctx)
+    assert await release(seen, world.client)
     assert (await world.client.get(Node, "n")).metadata.finalizers == ("example.com/theirs",)
-    assert not await release(seen, world.ctx)
+    assert not await release(seen, world.client)
 
 
 async def test_nodes_are_known_by_provider_id_or_by_labels_that_are_theirs_alone() -> None:
@@ -199,7 +199,7 @@ async def test_a_node_that_fits_no_model_is_still_its_claims() -> None:
     await world.client.patch_raw(Node, KEY, {"status": status}, subresource="status")
     [found] = await NodeIdentity("p").listed(world.ctx)
     assert [each.type for each in found.status.conditions] == ["Ready"]
-    await close(found, world.ctx)
-    assert await release(found, world.ctx)
+    await close(found, world.client)
+    assert await release(found, world.client)
     with pytest.raises(NotFound):
         await world.client.get(Node, "n")
