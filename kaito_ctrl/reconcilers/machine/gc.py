@@ -20,6 +20,7 @@ from kaito_api.core import Node
 from kaito_api.karpenter import Machine, NodeRequest
 from kaito_ctrl.reconcilers.machine.fleet import share
 from kaito_ctrl.reconcilers.machine.inventory import Inventory
+from kaito_ctrl.reconcilers.machine.launch import reference
 from kaito_ctrl.reconcilers.machine.managed import is_managed
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics, GcOutcome
 from kaito_ctrl.reconcilers.machine.nodes import close, release
@@ -183,7 +184,7 @@ class GarbageCollection:
         if claim.uid != listed.uid or claim.deleting:
             return False
         with suppress(InstanceNotFound):
-            await self._cloud.find(ClaimRef(claim.name, claim.uid, claim.status.provider_id))
+            await self._cloud.find(reference(claim))
             return False
         why = "its instance is gone"
         self._log.warning("deleting a claim", claim=claim.name, reason=why)
