@@ -1,4 +1,4 @@
-# The controllers (`kaito-ctrl run`). Build from the repository's root:
+# The controllers (`kaito-ctrl run`), the aks provisioner among them. Build from the repository's root:
 #   docker build -t kaito-ctrl:dev .
 FROM python:3.11-slim AS build
 WORKDIR /src
@@ -9,7 +9,7 @@ COPY provisioner ./provisioner
 COPY presets ./presets
 COPY kaito_ctrl ./kaito_ctrl
 RUN python -m venv /opt/kaito-ctrl \
-    && /opt/kaito-ctrl/bin/pip install --no-cache-dir --constraint constraints.txt . \
+    && /opt/kaito-ctrl/bin/pip install --no-cache-dir --constraint constraints.txt ".[aks]" \
     && /opt/kaito-ctrl/bin/pip uninstall --yes pip setuptools
 
 FROM python:3.11-slim

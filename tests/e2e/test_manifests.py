@@ -22,9 +22,9 @@ import aiohttp
 import pytest
 import yaml
 
-from kaito_ctrl.cli import app as cli
+from kaito_ctrl.cli import runcommand as cli
 from kaito_ctrl.cli.daemon import DaemonOptions
-from kaito_ctrl.cli.local import LocalKaito
+from kaito_ctrl.cli.local import LocalKaito, OpenProvider
 from kaito_ctrl.runtime import Manager
 from tests.deployed import ACCOUNT, NAMESPACE, SERVICE, World, deploy, free_port, live, remove, token
 from tests.e2e.conftest import ROOT, Kubectl, until
@@ -61,8 +61,10 @@ def container(pod: Object) -> Object:
 
 
 @asynccontextmanager
-async def embedded(folder: Path) -> AsyncIterator[World]:
-    starting = LocalKaito.start(root=folder / "pods", boot=0.3, rng=random.Random(7), controllers=False, rbac=True)
+async def embedded(folder: Path, provider: OpenProvider | None = None) -> AsyncIterator[World]:
+    starting = LocalKaito.start(
+        root=folder / "pods", boot=0.3, rng=random.Random(7), controllers=False, rbac=True, provider=provider
+    )
     async with starting as kaito:
         endpoint = kaito.dev.endpoint
         assert endpoint is not None
@@ -81,7 +83,7 @@ async def embedded(folder: Path) -> AsyncIterator[World]:
         yield World(
             kaito.client,
             Kubectl(folder / "kubeconfig"),
-            kaito.cloud,
+            kaito.provider,
             lambda token: replace(endpoint, token=token).kubeconfig(),
             lead_webhook_to,
             folder,
@@ -138,6 +140,7 @@ def test_the_page_about_deployment_lists_exactly_what_is_granted(base: list[Obje
 
 def test_they_use_nothing_of_kustomize_that_kubectl_1_20_does_not_know() -> None:
     known = {"apiVersion", "kind", "bases", "resources", "images", "patchesJson6902"}
+    known |= {"configMapGenerator", "generatorOptions"}
     files = [each for each in MANIFESTS.rglob("*") if each.name.lower() in ("kustomization", "kustomization.yaml")]
     assert len(files) >= 5
     for file in files:
