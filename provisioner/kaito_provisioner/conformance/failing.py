@@ -16,7 +16,7 @@ from kaito_provisioner.cloud import (
     Unauthorized,
     Unavailable,
 )
-from kaito_provisioner.conformance.bench import RETRY_AFTER, Bench, Fault, MakeBench, NotApplicable
+from kaito_provisioner.conformance.bench import RETRY_AFTER, SLOW, Bench, Fault, MakeBench, NotApplicable
 from kaito_provisioner.conformance.case import Violation, require, wide_case
 from kaito_provisioner.conformance.claims import claim, exactly_one, of, ref
 from kaito_provisioner.conformance.creating import running
@@ -208,17 +208,34 @@ async def _cancelled(make_bench: MakeBench) -> str:
     for method in _METHODS:
         for turns in _TURNS:
             trials += await _with(make_bench, (), method, _cancel_after(turns))
+        for nth in range(1, _DEEP + 1):
+            trials += await _with(make_bench, (Fault.SLOW,), method, _cancel_while_waiting_for(nth))
     return f"calls cancelled: {trials}"
 
 
 def _cancel_after(turns: int) -> _Trial:
+    async def begin(bench: Bench) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    return _cancel_when(begin)
+
+
+def _cancel_while_waiting_for(nth: int) -> _Trial:
+    async def begin(bench: Bench) -> None:
+        bench.fail(Fault.SLOW, nth=nth)
+        await bench.elapse(SLOW / 2)
+
+    return _cancel_when(begin)
+
+
+def _cancel_when(begin: Callable[[Bench], Awaitable[None]]) -> _Trial:
     async def trial(
         bench: Bench, method: _Method, process: Supervised, request: LaunchRequest, instance: Instance
     ) -> bool:
         async with asyncio.TaskGroup() as group:
             cancelled, other = (group.create_task(_outcome(method, process, request, instance)) for _ in range(2))
-            for _ in range(turns):
-                await asyncio.sleep(0)
+            await begin(bench)
             under_way = cancelled.cancel()
         error = other.result()
         if isinstance(error, Violation):
