@@ -73,7 +73,7 @@ class GarbageCollection:
         self._every = every
         self._log = logger().bind(controller=self.name, kind=kind.kind)
         self._seen: dict[str, float] = {}
-        """When a leaked instance was seen first, by its claim's uid; for those that do not tell their age."""
+        """When a leaked instance was seen first, by its claim's uid, on the monotonic clock. It may be lost."""
 
     async def run(self, lifetime: Lifetime) -> None:
         """Until asked to stop."""
