@@ -9,6 +9,7 @@ from typing import Any
 from kaito_api.core import Node
 from kaito_api.karpenter import (
     INSTANCE_TYPE_LABEL,
+    LAUNCHING_ANNOTATION,
     OPERATION_ANNOTATION,
     TERMINATION_FINALIZER,
     Machine,
@@ -155,7 +156,7 @@ class MachineController(Controller[NodeRequest]):
 
     async def _look_at_cloud(self, claim: NodeRequest, ctx: Context) -> _Look | None:
         """The instance, made if there is none; nothing if the claim is given up."""
-        instance, absent = None, False
+        instance, absent, shown = None, False, True
         try:
             if may_have_instance(claim):
                 instance = await self._cloud.find(reference(claim))
@@ -173,7 +174,7 @@ class MachineController(Controller[NodeRequest]):
                     await self._end(claim, "garbage_collected", "its instance is gone", ctx)
                     return None
             attempt = await self._launcher.launch(claim, ctx)
-            claim, instance = attempt.claim, attempt.instance
+            claim, instance, shown = attempt.claim, attempt.instance, False
             if instance is None:
                 return _refused(claim, Observed(None, attempt.error, definite=attempt.definite, absent=absent), ctx)
         self._missing.pop(ctx.key, None)
@@ -188,7 +189,8 @@ class MachineController(Controller[NodeRequest]):
             self._launcher.granted(instance, ctx)
         if instance.state == "Deleting":
             self._launcher.going(instance, ctx)
-        return _Look(claim, Observed(instance, nodes=nodes, definite=True), _SILENCE if nodes else _POLL)
+        # Until the cloud shows it as well, who deletes the claim has to know that there may be one.
+        return _Look(claim, Observed(instance, nodes=nodes, definite=shown), _SILENCE if nodes else _POLL)
 
     def _nodes_of(self, instance: Instance, ctx: Context) -> tuple[Node, ...]:
         """Its nodes; the next one of them wakes its claim."""
@@ -206,8 +208,8 @@ class MachineController(Controller[NodeRequest]):
     # -- once it has ---------------------------------------------------------------------------------------------
 
     async def _look_at_node(self, claim: NodeRequest, ctx: Context) -> _Look | None:
-        """From registration on the node speaks for the claim; while it is silent, the cloud is asked, and until it has
-        done what it was doing when the node joined."""
+        """From registration on the node speaks for the claim; while it is silent, the cloud is asked, and until it
+        shows the instance and has done what it was doing when the node joined."""
         self._awaited.pop(ctx.key, None)
         nodes = ctx.cache.list(Node, index=("providerID", claim.status.provider_id))
         seen = Observed(nodes=nodes)
@@ -219,7 +221,7 @@ class MachineController(Controller[NodeRequest]):
         ready = any(is_true(node.status.conditions, "Ready") for node in nodes)
         if ready:
             self._missing.pop(ctx.key, None)
-            if OPERATION_ANNOTATION not in claim.metadata.annotations:
+            if not {LAUNCHING_ANNOTATION, OPERATION_ANNOTATION} & claim.metadata.annotations.keys():
                 return _Look(claim, seen)
         try:
             instance = await self._cloud.find(reference(claim))

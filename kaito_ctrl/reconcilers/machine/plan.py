@@ -64,7 +64,7 @@ class Observed:
     nodes: Sequence[Node] = ()
     """Those of the instance."""
     definite: bool = False
-    """Whether it is known what the cloud has done for the claim."""
+    """Whether it is known what the cloud has done for the claim: it shows the instance, or has refused one."""
     absent: bool = False
     """Whether the cloud has said that there is no instance, and so no operation on one."""
     silent: bool = False
@@ -86,7 +86,7 @@ def plan_claim(claim: NodeRequest, seen: Observed, now: datetime) -> Plan:
     """The next step for *claim*, which is not being deleted."""
     instance, node = seen.instance, seen.nodes[0] if len(seen.nodes) == 1 else None
     status = _status(claim, instance, node)
-    labels = _labels(claim, instance)
+    labels = _labels(claim, instance) if seen.definite else claim.metadata.labels
 
     verdicts = []
     launched = is_true(claim.status.conditions, claim.launched)

@@ -312,6 +312,32 @@ async def test_an_instance_that_is_not_shown_yet_is_neither_gone_nor_made_again(
     assert world.cloud.calls["create"] == 1
 
 
+@alone(lag=50.0)
+async def test_a_claim_that_is_deleted_before_the_cloud_shows_its_instance_leaves_nothing(world: Alone) -> None:
+    await world.ask()
+
+    async def granted() -> bool:
+        return (await world.said(world.kind.launched))[0] == "True"
+
+    await world.until(granted)
+    await world.user.delete(world.kind, KEY)
+    await world.until_gone(within=150)
+    assert world.cloud.existing() == ()
+
+
+@alone(lag=50.0, boot=20.0)
+async def test_a_node_that_joins_before_the_cloud_shows_its_instance_is_registered_and_noted_later(
+    world: Alone,
+) -> None:
+    await world.ask()
+    assert await world.until_ready() < 30
+    assert LAUNCHING in (await world.get()).metadata.annotations
+    await asyncio.sleep(120)
+    made = await world.get()
+    assert made.metadata.annotations == {}
+    assert made.metadata.labels["kubernetes.io/arch"] == "amd64"
+
+
 @alone()
 async def test_a_cloud_that_throttles_is_heard(world: Alone) -> None:
     refusals: list[Exception] = [Throttled("place 3 in the queue", retry_after=120.0)]

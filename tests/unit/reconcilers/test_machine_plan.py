@@ -142,7 +142,10 @@ def test_a_claim_says_what_its_instance_is_and_what_its_requirements_leave_no_ch
         labels={"node.kubernetes.io/instance-type": "B", "kubernetes.io/arch": "amd64", "apps": "theirs"},
     )
     before = claim(labels={"apps": "phi-3", "node.kubernetes.io/instance-type": "A"})
-    assert plan_claim(before, Observed(instance), NOW).labels == {
+    assert plan_claim(before, Observed(instance), NOW).labels == before.metadata.labels, (
+        "the cloud does not show it yet"
+    )
+    assert plan_claim(before, Observed(instance, definite=True), NOW).labels == {
         "apps": "phi-3",
         "kaito.sh/machine-type": "gpu",
         "kubernetes.io/arch": "amd64",
@@ -162,7 +165,8 @@ def test_a_node_is_registered_and_gets_what_the_claim_gives_it_in_one_patch(kind
     }
     startup = {"startupTaints": [{"key": "wait", "effect": "NoExecute"}]}
     joined = node(ready=False, taints=[{"key": "karpenter.sh/unregistered", "effect": "NoExecute"}])
-    made = plan_claim(claim(kind, spec=startup, annotations=notes), Observed(INSTANCE, nodes=(joined,)), NOW)
+    seen = Observed(INSTANCE, nodes=(joined,), definite=True)
+    made = plan_claim(claim(kind, spec=startup, annotations=notes), seen, NOW)
     assert said(made, kind.registered)[0] == "True"
     assert said(made, kind.initialized) == (WAITING[kind], "NodeNotReady")
     assert made.status.node_name == "n1"
