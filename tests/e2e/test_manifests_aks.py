@@ -23,7 +23,8 @@ from kaito_ctrl.cli.runcommand import PROVISIONER_LEASE_NAME
 from kaito_ctrl.devcluster.cluster import DevCluster
 from kaito_ctrl.runtime import Client
 from kaito_ctrl.runtime.clock import Clock
-from kaito_provisioner import CloudProvider
+from kaito_provisioner import CloudError, CloudProvider, NotFound
+from kaito_provisioner.aks.errors import ClusterNotFound, NoRoom
 from kaito_provisioner.sim import SimCloud
 from kaito_provisioner.testing import Identity, LocalArm
 from tests.deployed import ACCOUNT as WORKSPACE_ACCOUNT
@@ -36,6 +37,8 @@ from tests.rendered import MANIFESTS, render
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
+FIRST_TOKEN = 60.0
+"""Seconds that the provisioner waits for it."""
 PAGE = (ROOT / "docs/aks.md").read_text()
 SETTINGS = "kaito-provisioner-azure"
 SUBJECT = f"system:serviceaccount:{NAMESPACE}:{ACCOUNT}"
@@ -207,8 +210,23 @@ def test_the_provisioners_pod_is_as_restricted_and_as_small_as_the_other(overlay
     other = one(overlay, "Deployment", WORKSPACE_ACCOUNT)["spec"]["template"]["spec"]
     (mine,), (theirs,) = pod["spec"]["containers"], other["containers"]
     assert pod["spec"]["securityContext"] == other["securityContext"]
-    for field in ("image", "securityContext", "resources", "startupProbe", "livenessProbe", "readinessProbe"):
+    for field in ("image", "securityContext", "resources", "livenessProbe", "readinessProbe"):
         assert mine[field] == theirs[field], field
+
+
+def test_the_first_token_has_its_time_before_the_pod_is_taken_for_dead(container: Object) -> None:
+    probe = container["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] >= FIRST_TOKEN + 30.0
+
+
+def test_the_page_explains_every_reason_that_a_claim_can_have() -> None:
+    """Those of what the cloud says; the rest are the stages' own."""
+    explained = set(re.findall(r"^\| `(\w+)` \|", PAGE.partition("| reason on the claim |")[2], flags=re.MULTILINE))
+    errors = [CloudError, ClusterNotFound, NoRoom]
+    for each in errors:
+        errors += [more for more in each.__subclasses__() if more not in errors]
+    # Of no claim: it is taken for what it says, that there is none.
+    assert {each.reason for each in errors if each is not NotFound} <= explained
 
 
 def test_everything_carries_the_label_by_which_the_page_has_it_removed(overlay: list[Object]) -> None:
