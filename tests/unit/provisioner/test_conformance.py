@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 
 import brokenclouds as broken
 import pytest
+from prometheus_client import CollectorRegistry
 
 from kaito_ctrl.testing import run_virtual
 from kaito_provisioner.cloud import Offering
 from kaito_provisioner.conformance import CASES, Bench, Case, Fault, NotApplicable, Shortage, Violation, check
 from kaito_provisioner.conformance.__main__ import main
 from kaito_provisioner.conformance.sim import SimBench, make_bench
+from kaito_provisioner.metered import CloudMetrics, MeteredCloud
 
 BREAKS: list[tuple[str, type[broken.Through], str]] = [
     ("create answers at once", broken.WaitsForTheBoot, "had not answered after 45 s"),
@@ -115,6 +117,17 @@ def test_there_is_somebody_who_breaks_each_promise() -> None:
 )
 def test_pairs_find_what_single_faults_do_not(fragment: str, provider: type[broken.Through]) -> None:
     run_virtual(the(fragment).run(broken.bench_of(provider)))
+
+
+async def test_a_backend_that_is_measured_is_no_other() -> None:
+    metrics = CloudMetrics(CollectorRegistry())
+
+    @asynccontextmanager
+    async def measured() -> AsyncIterator[Bench]:
+        yield SimBench(lambda cloud: MeteredCloud(cloud, metrics, "lifecycle"))
+
+    report = await check(measured)
+    assert report.passed, str(report)
 
 
 class _Poor(SimBench):

@@ -265,6 +265,7 @@ UNKIND: list[dict[str, Any]] = [
     {"provider_ids": "at once", "operations": False},
     {"limit": Limit(5, 60.0), "boot": 600.0, "shutdown": 300.0},
     {"boot": 0.0, "shutdown": 0.0},
+    {"latency": 0.2},
 ]
 
 
