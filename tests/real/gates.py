@@ -37,6 +37,8 @@ class Trap:
         """Which one it was: its method and its path."""
         self.sprung = asyncio.Event()
         self._left = nth
+        self.arrived = asyncio.Event()
+        """Set when what was held, and has arrived late, has had its effect."""
         self._let_go = asyncio.Event()
         self._lost = False
 
@@ -70,8 +72,6 @@ class Gate:
 
     def __init__(self) -> None:
         self.passed: list[str] = []
-        self.stirred = asyncio.Event()
-        """Set when something has passed since it was last cleared."""
         self._trap: Trap | None = None
 
     def set(self, trap: Trap | None) -> None:
@@ -81,14 +81,15 @@ class Gate:
     async def through(self, what: str, carry_out: Callable[[], Awaitable[T]]) -> T:
         """Carry it out, unless it is the one that the trap is for. Raises :class:`Lost`."""
         self.passed.append(what)
-        self.stirred.set()
         trap = self._trap
         held = trap is not None and trap.takes(what)
         if trap is not None and held and not trap.after:
             await trap.hold()
         answer = await carry_out()
         if trap is not None and held:
-            await trap.hold()
+            trap.arrived.set()
+            if trap.after:
+                await trap.hold()
         return answer
 
 

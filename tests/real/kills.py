@@ -37,6 +37,7 @@ TIMINGS = Timings(
     allocation=0.1, boot=0.2, provider_id=0.1, device_plugin=0.1, create=0.6, delete=0.4, node_removal=0.1
 )
 _PATIENCE = 100.0
+_LATE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class World:
     async def give_up(self, trap: Trap) -> str:
         """Ask for a node, and no longer once the daemon has been killed; its claim's name, once nothing is left of it.
 
-        What was on its way when it was killed arrives late: the next daemon has begun its work.
+        What was on its way when it was killed arrives late: when the next daemon has worked for ten seconds, or thinks
+        that it is done.
         """
         self.made += 1
         name = f"ws{self.made}"
@@ -136,10 +138,12 @@ class World:
             await self.kill()
         await self.client.delete(self.kind, ObjectKey("", name))
         if trap.sprung.is_set():
-            self.gate.stirred.clear()
             await self.start()
-            await self._within(trap, self._first(self.gate.stirred, lambda: self._is_gone(name)))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LATE):
+                    await self._until(lambda: self._is_gone(name))
             trap.arrive()
+            await trap.arrived.wait()
         await self._within(trap, self._until(lambda: self._is_gone(name)))
         return name
 
