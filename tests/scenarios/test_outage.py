@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -116,6 +117,30 @@ async def _outage(world: World, trouble: str) -> None:
 
 
 @scenario()
+async def test_what_is_on_its_way_when_an_outage_begins_is_neither_given_up_nor_asked_for_again(world: World) -> None:
+    names = ("a", "b", "c")
+    await _serving(world, *names)
+    world.cloud.joiner = _Nowhere()
+    await world.apply(manifest("new"))
+    await asyncio.sleep(120)
+    assert len(world.machines) == 4
+    nodes = [each.name for each in await world.user.list(Node)]
+    for node in nodes:
+        world.kubelet.fall_silent(node)
+    await asyncio.sleep(2 * HOUR)
+    assert len(world.machines) == 4
+    assert [each.state for each in await world.cloud.list()] == ["Running"] * 4
+    for node in nodes:
+        world.kubelet.fall_silent(node, silent=False)
+    world.cloud.joiner = world.kubelet
+    # Its machine has missed its only chance to join: it is given up in its time, which begins anew.
+    await world.until_ready("new", within=15 * 60 * 1.2 + 120 + UP)
+    assert len(world.machines) == 5
+    assert len(await world.cloud.list()) == 4
+    assert all([await world.ready(name) for name in names])
+
+
+@scenario()
 async def test_one_dead_node_of_five_is_replaced_once_its_time_is_up(world: World) -> None:
     await _one_of_five(world)
 
@@ -220,6 +245,13 @@ async def test_a_fleet_that_somebody_deletes_in_the_cloud_is_replaced_bit_by_bit
     assert not await replaced()
     await world.until(replaced, len(names) * COLLECTED + UP, "all serve again")
     assert len(world.machines) == 2 * len(names)
+
+
+class _Nowhere:
+    """Instances boot, and their nodes never join."""
+
+    async def join(self, *_: Any) -> None: ...
+    async def leave(self, *_: Any) -> None: ...
 
 
 async def _nothing() -> tuple[()]:
