@@ -263,7 +263,7 @@ async def test_the_catalogue_has_prices_spot_and_zones_and_says_what_is_not_to_b
 UNKIND: list[dict[str, Any]] = [
     {"provider_ids": "never"},
     {"provider_ids": "at once", "operations": False},
-    {"limit": Limit(5, 60.0), "boot": 600.0, "shutdown": 300.0},
+    {"limit": Limit(5, 60.0), "boot": 200.0, "shutdown": 60.0},
     {"boot": 0.0, "shutdown": 0.0},
     {"latency": 0.2},
 ]
