@@ -39,7 +39,7 @@ from kaito_ctrl.runtime import (
 from kaito_ctrl.runtime.codec import Header
 from kaito_ctrl.runtime.entry import Entry
 from kaito_ctrl.runtime.errors import Conflict, NotFound
-from kaito_provisioner import CloudError, CloudProvider, Instance, OfferingError, UnavailableOfferings
+from kaito_provisioner import CloudError, CloudProvider, Instance, UnavailableOfferings
 from kaito_provisioner import NotFound as InstanceNotFound
 
 __all__ = ["MachineController"]
@@ -179,10 +179,8 @@ class MachineController(Controller[NodeRequest]):
                 return _refused(claim, Observed(None, attempt.error, definite=attempt.definite, absent=absent), ctx)
         self._missing.pop(ctx.key, None)
         if instance.state == "Failed":
-            failure, instance = await self._launcher.give_up(claim, instance, ctx)
-            look = _refused(claim, Observed(instance, failure, definite=True), ctx)
-            # Another offering is asked for as soon as nothing is in its way; the same one with patience.
-            return replace(look, wait=_POLL) if isinstance(failure, OfferingError) else look
+            instance, failure, wait = await self._launcher.give_up(claim, instance, ctx)
+            return _Look(claim, Observed(instance, failure, definite=True), wait)
         nodes = self._nodes_of(instance, ctx)
         if instance.state == "Running" or nodes:
             # The node may be there before the cloud says that it has done.
@@ -303,13 +301,14 @@ class MachineController(Controller[NodeRequest]):
             self._watches.forget(ctx.key)
             return False
         awaited = self._awaited.get(ctx.key)
-        joined = any(
-            each.spec.provider_id == claim.status.provider_id if awaited is None else _has(each, awaited)
+        joined = [
+            each
             for each in nodes
             if each.spec.provider_id
-        )
-        if joined and stage != "initialization":
-            return False
+            and (each.spec.provider_id == claim.status.provider_id if awaited is None else _has(each, awaited))
+        ]
+        if len(joined) == 1 and stage != "initialization":
+            return False  # the cache will hear of it
         why = f"{_OVERDUE[stage]} within {LIMITS[stage] / 60:.0f} minutes"
         await self._end(claim, _DISRUPTIONS[stage], why, ctx)
         return True

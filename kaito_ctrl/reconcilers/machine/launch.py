@@ -10,6 +10,7 @@ claim is not any more what it was taken for.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,6 +106,7 @@ class Launcher:
         self._cloud = cloud
         self._unavailable = unavailable
         self._types: tuple[float, Sequence[InstanceType]] = (-_TYPES, ())
+        self._asking = asyncio.Lock()
 
     async def launch(self, claim: NodeRequest, ctx: Context) -> Attempt:
         """Get *claim* an instance; to be called when the cloud says that it has none. Raises what the client raises."""
@@ -136,14 +138,17 @@ class Launcher:
         telling.insufficient_capacity(ctx.events, claim, shortage.message)
         return Attempt(claim, error=shortage, asked=announced)
 
-    async def give_up(self, claim: NodeRequest, instance: Instance, ctx: Context) -> tuple[CloudError, Instance]:
+    async def give_up(self, claim: NodeRequest, instance: Instance, ctx: Context) -> tuple[Instance, CloudError, float]:
         """Delete *instance*, which could not be made: it counts against the cloud's limits, and stands in the way of
-        another one. Why it could not be, and the instance as it goes. Never raises ``CloudError``."""
+        another one. The instance as it goes, why it could not be made, and seconds until the next look: another
+        offering is asked for as soon as nothing is in its way, the same one with patience. Never raises ``CloudError``.
+        """
         error = instance.error or CloudError("the cloud could not make the instance")
         if isinstance(error, OfferingError):
             self._refuse(claim, _offering_of(instance), error, ctx)
         else:
             ctx.events.warning(claim, error.reason, error.message, action="Launch")
+        wait = _LEAST if isinstance(error, OfferingError) else patience(claim, error, ctx.now()) or _MOST
         ctx.check_leading()
         try:
             instance = await self._cloud.delete(instance)
@@ -151,7 +156,8 @@ class Launcher:
             instance = replace(instance, state="Deleting", operation="")
         except CloudError as refusal:
             ctx.log.warning("the cloud refused to delete", reason=refusal.reason, error=refusal.message)
-        return error, instance
+            wait = max(wait, patience(claim, refusal, ctx.now()) or _MOST)
+        return instance, error, wait
 
     def granted(self, instance: Instance, ctx: Context) -> None:
         """*instance* runs: the cloud does have its kind."""
@@ -162,10 +168,11 @@ class Launcher:
         self._registry(ctx).keep(_offering_of(instance))
 
     async def _instance_types(self, ctx: Context) -> Sequence[InstanceType]:
-        now = ctx.clock.monotonic()
-        if now - self._types[0] >= _TYPES:
-            self._types = (now, await self._cloud.instance_types())
-        return self._types[1]
+        async with self._asking:
+            now = ctx.clock.monotonic()
+            if now - self._types[0] >= _TYPES:
+                self._types = (now, await self._cloud.instance_types())
+            return self._types[1]
 
     def _refuse(self, claim: NodeRequest, offering: Offering, error: OfferingError, ctx: Context) -> None:
         rest = self._registry(ctx).refused(offering, error)

@@ -197,8 +197,7 @@ async def test_a_node_object_that_does_not_come_back_ends_its_claim(world: Alone
     await world.until_gone(within=3 * MINUTE)
 
 
-@alone()
-async def test_two_nodes_of_one_instance_heal_when_one_of_them_goes(world: Alone) -> None:
+async def doubled(world: Alone) -> None:
     world.nodes.joining = False
     await world.ask()
     await asyncio.sleep(90)
@@ -207,6 +206,17 @@ async def test_two_nodes_of_one_instance_heal_when_one_of_them_goes(world: Alone
         await world.user.create(Node(metadata=ObjectMeta(name=name), spec=NodeSpec(provider_id=instance.provider_id)))
     await asyncio.sleep(5)
     assert (await world.said(world.kind.registered))[:2] == ("False", "MultipleNodesFound")
+
+
+@alone()
+async def test_two_nodes_of_one_instance_are_not_waited_for_for_ever(world: Alone) -> None:
+    await doubled(world)
+    await world.until_gone(within=18 * MINUTE)
+
+
+@alone()
+async def test_two_nodes_of_one_instance_heal_when_one_of_them_goes(world: Alone) -> None:
+    await doubled(world)
     await world.user.delete(Node, ObjectKey("", "b"))
     await asyncio.sleep(5)
     assert (await world.said(world.kind.registered))[0] == "True"

@@ -272,6 +272,22 @@ async def test_an_instance_that_fails_although_it_was_granted_is_replaced_under_
 
 
 @alone()
+async def test_a_cloud_that_will_not_delete_what_it_could_not_make_is_not_hurried(world: Alone) -> None:
+    world.cloud.scarce[Offering(A)] = Scarcity("capacity", late=True)
+    refusals: list[Exception] = [Throttled("busy", retry_after=300.0)]
+
+    def refuse(call: str, _: str) -> Exception | None:
+        return refusals.pop() if call == "delete" and refusals else None
+
+    world.cloud.fault = refuse
+    await world.ask("ws1", A, B)
+    await asyncio.sleep(BOOT + 200)
+    assert world.cloud.calls["delete"] == 1
+    assert (await world.said(world.kind.launched))[1] == "InsufficientCapacity"
+    await world.until_ready()
+
+
+@alone()
 async def test_what_a_claim_can_never_have_is_said_and_not_asked_for(world: Alone) -> None:
     await world.ask(storage="400")
     await asyncio.sleep(3600)
