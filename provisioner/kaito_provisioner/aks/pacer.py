@@ -16,34 +16,33 @@ from kaito_provisioner.cloud import Throttled
 __all__ = ["Pacer"]
 
 _LEEWAY = 1e-6
-"""Seconds. Who comes back exactly when told is not too early by a rounding error."""
+"""Seconds, and tokens. Who comes back exactly when told is not too early by a rounding error."""
+_SHORTEST, _LONGEST = 60.0, 600.0
+"""Seconds. Whoever has longer to wait than the first looks in after a quarter of it, after the second at the latest: to
+tell the place anew, and to be there in time when it counts, since who is sent away for longer is later."""
+_KEPT = 30.0
+"""Seconds for which a token is kept for one whose turn it is: who is told to come back comes a little later."""
+_LOST = 300.0
+"""Seconds after which who has not come back has lost the place."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    due: float
-    seen: float
+    turn: float
+    """When its token is there, as far as could be told."""
+    back: float
+    """When it was told to come back."""
 
 
 class Pacer:
     """A token bucket of *burst*, refilled by one each *interval* seconds, in front of a queue of keys."""
 
-    def __init__(
-        self,
-        monotonic: Callable[[], float],
-        *,
-        burst: int,
-        interval: float,
-        of: str = "requests",
-        grace: float = 60.0,
-    ) -> None:
-        """*of* is what is limited, in messages. *grace* seconds after its time, a key that has not come back has lost
-        its place."""
+    def __init__(self, monotonic: Callable[[], float], *, burst: int, interval: float, of: str = "requests") -> None:
+        """*of* is what is limited, in messages."""
         self._monotonic = monotonic
         self._burst = burst
         self._interval = interval
         self._of = of
-        self._grace = grace
         self._tokens = float(burst)
         self._filled: float | None = None
         self._shut = 0.0
@@ -56,20 +55,26 @@ class Pacer:
     def take(self, key: str) -> None:
         """Let *key* pass, for one token. Raises ``Throttled`` with its place in the queue, which it then keeps."""
         now = self._refill()
-        self._forget(now)
+        for lost in [key for key, each in self._waiting.items() if now > each.back + _LOST]:
+            del self._waiting[lost]
         waiting = self._waiting.setdefault(key, _Waiting(now, now))
-        waiting.seen = now
         place = list(self._waiting).index(key)
-        if now + _LEEWAY >= self._shut and self._tokens + _LEEWAY >= place + 1:
+        # A token that nobody comes for goes to whoever is there: turns are lost by coming late, and none is wasted.
+        before = list(self._waiting.values())[:place]
+        kept = sum(each.turn <= now + _LEEWAY and now <= max(each.turn, each.back) + _KEPT for each in before)
+        if now + _LEEWAY >= self._shut and self._tokens + _LEEWAY >= kept + 1:
             del self._waiting[key]
             self._tokens -= 1
             return
-        delay = max(self._shut - now, 0.0, (place + 1 - self._tokens) * self._interval)
-        waiting.due = now + delay
+        # At least until the next token: who is not served now has others before it.
+        delay = max(self._shut - now, (place + 1 - self._tokens) * self._interval, _KEPT if kept else 0.0)
+        waiting.turn = now + delay
+        wait = min(delay, max(_SHORTEST, delay / 4), _LONGEST)
+        waiting.back = now + wait
         raise Throttled(
             f"{place + 1} of {len(self._waiting)} in the queue for AKS's limit on {self._of}, {_spoken(delay)} to go",
             fix=f"wait: after a burst of {self._burst}, there is one every {self._interval:g} s in each cluster",
-            retry_after=delay,
+            retry_after=wait,
         )
 
     @contextmanager
@@ -85,11 +90,11 @@ class Pacer:
     def refused(self, key: str, retry_after: float | None) -> None:
         """The service throttled *key* all the same: others spend from the same bucket. It is first in the queue."""
         now = self._refill()
-        delay = self._interval if retry_after is None else retry_after
+        pause = self._interval if retry_after is None else retry_after
         # There is one token at the end of the pause, and no more: whoever else spends them is still there.
-        self._tokens = 1.0 - delay / self._interval
-        self._shut = max(self._shut, now + delay)
-        self._waiting = {key: _Waiting(self._shut, now), **{k: w for k, w in self._waiting.items() if k != key}}
+        self._tokens = 1.0 - pause / self._interval
+        self._shut = max(self._shut, now + pause)
+        self._waiting = {key: _Waiting(self._shut, self._shut)} | {k: w for k, w in self._waiting.items() if k != key}
 
     def give_back(self) -> None:
         """Who passed did not reach the service: nothing was spent."""
@@ -105,11 +110,6 @@ class Pacer:
             self._tokens = min(float(self._burst), self._tokens + (now - self._filled) / self._interval)
         self._filled = now
         return now
-
-    def _forget(self, now: float) -> None:
-        gone = [key for key, waiting in self._waiting.items() if now > max(waiting.due, waiting.seen) + self._grace]
-        for key in gone:
-            del self._waiting[key]
 
 
 def _spoken(seconds: float) -> str:

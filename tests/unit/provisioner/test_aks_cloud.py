@@ -555,7 +555,7 @@ def test_the_services_limit_on_creations_is_kept_and_everybody_is_told_their_pla
                 texts.append(error.message)
         assert len(bench.arm.pools()) == 20
         assert texts[2] == "3 of 3 in the queue for AKS's limit on creations of agent pools, 3 min 0 s to go"
-        assert waits == [60.0 * (n + 1) for n in range(10)]
+        assert waits == [max(60.0, 15.0 * (n + 1)) for n in range(10)]  # those with long to wait look in meanwhile
         assert not any(entry.status == 429 for entry in bench.arm.requests.log)
 
     on_bench(test)
@@ -582,7 +582,7 @@ def test_a_throttle_of_the_services_own_keeps_the_claims_place() -> None:
         assert first.value.retry_after == 120.0
         with pytest.raises(Throttled) as second:
             await cloud.create(request("ws2", "uid-2"))
-        assert second.value.retry_after == 180.0
+        assert second.value.message.endswith("3 min 0 s to go")
         assert bench.arm.requests.counts["put"] == 0
         await bench.elapse(120)
         await cloud.create(request())
