@@ -23,7 +23,7 @@ from kaito_ctrl.cli.runcommand import PROVISIONER_LEASE_NAME
 from kaito_ctrl.runtime import Lease, Manager
 from kaito_ctrl.runtime.clock import SystemClock
 from kaito_ctrl.runtime.errors import NotFound
-from tests.deployed import NAMESPACE, Traffic, World, as_account, deploy, running
+from tests.deployed import NAMESPACE, Traffic, World, as_account, deploy, kustomization, running
 from tests.e2e.conftest import ROOT, until
 
 __all__ = ["ACCOUNT", "OVERLAYS", "live", "remove"]
@@ -53,12 +53,13 @@ async def live(world: World, node_api: NodeApi) -> Traffic:
 async def remove(world: World, node_api: NodeApi) -> None:
     """As docs/aks.md says."""
     names = "app.kubernetes.io/name in (kaito-ctrl, kaito-provisioner, nvidia-device-plugin)"
+    which, objects = kustomization(world, f"manifests/{OVERLAYS[node_api]}")
     for command in (
         ("delete", "workspaces", "--all", "--all-namespaces"),
-        ("delete", "-k", f"manifests/{OVERLAYS[node_api]}", "-l", names),
+        ("delete", *which, "-l", names),
         ("delete", "crd", "workspaces.kaito.sh", "machines.karpenter.sh"),
     ):
-        done = await world.kubectl(*command)
+        done = await world.kubectl(*command, stdin=objects)
         assert done.status == 0, done.err
     left = await world.kubectl("get", "clusterroles,clusterrolebindings,namespaces,daemonsets", "-A", "-o", "name")
     assert left.status == 0, left.err
@@ -106,7 +107,7 @@ class _Scene:
         await self.apply(
             self.pod("held", node, labels={"app": "held"}),
             {
-                "apiVersion": "policy/v1",
+                "apiVersion": "policy/v1" if self.world.version >= (1, 21) else "policy/v1beta1",
                 "kind": "PodDisruptionBudget",
                 "metadata": {"name": "held"},
                 "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "held"}}},

@@ -17,9 +17,9 @@ from kaito_ctrl.devcluster.kubelet import ProcessKubelet
 from kaito_ctrl.runtime import Client
 from kaito_ctrl.runtime.clock import Clock
 from kaito_provisioner import CloudProvider
-from kaito_provisioner.testing import LocalArm, NodeJoiner, Timings, Vm
+from kaito_provisioner.testing import Joiner, LocalArm, NodeJoiner, Timings, Vm
 
-__all__ = ["KubeletJoiner", "local_aks", "timings_for"]
+__all__ = ["KubeletJoiner", "aks_of", "local_aks", "timings_for"]
 
 _UNINITIALIZED = Taint(key="node.cloudprovider.kubernetes.io/uninitialized", value="true", effect="NoSchedule")
 """What a kubelet puts on its node where a cloud controller has a part in it."""
@@ -64,6 +64,13 @@ def timings_for(boot: float) -> Timings:
 async def local_aks(dev: DevCluster, clock: Clock, rng: random.Random, boot: float) -> AsyncIterator[CloudProvider]:
     """The aks backend inside the block, for a local Azure whose machines join *dev*."""
     joiner = KubeletJoiner(dev.kubelet, Client(dev.transport(user="cloud-controller-manager")), clock)
+    async with aks_of(joiner, clock, rng, boot) as cloud:
+        yield cloud
+
+
+@asynccontextmanager
+async def aks_of(joiner: Joiner, clock: Clock, rng: random.Random, boot: float) -> AsyncIterator[CloudProvider]:
+    """The same for machines that join whatever cluster *joiner* has them join."""
     async with AsyncExitStack() as stack:
         local = LocalArm(joiner=joiner, clock=clock, rng=rng, timings=timings_for(boot), serve=True)
         arm = await stack.enter_async_context(local)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from kaito_ctrl.cli.daemon import NodeApi
+from kaito_ctrl.cli.laptop import KubeletJoiner, aks_of
 from kaito_ctrl.cli.local import NodeJoiner, offered_types
 from kaito_ctrl.runtime import Cluster
 from kaito_ctrl.runtime.clock import SystemClock
 from kaito_ctrl.testing.controlplane import ControlPlane, run_control_plane
+from kaito_provisioner import CloudProvider
 from kaito_provisioner.sim import SimCloud
+from tests import provisioned
 from tests.deployed import ACCOUNT, NAMESPACE, SERVICE, World, live, remove
 from tests.e2e.conftest import Kubectl
 from tests.permissions import difference, granted
@@ -37,14 +43,20 @@ def strict(binaries: Path) -> Iterator[ControlPlane]:
 
 
 @asynccontextmanager
-async def real(plane: ControlPlane, folder: Path) -> AsyncIterator[World]:
+async def real(plane: ControlPlane, folder: Path, *, azure: bool = False) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         nodes = await stack.enter_async_context(nodes_on(plane, folder / "pods"))
         people = await stack.enter_async_context(Cluster.connect(kubeconfig=str(plane.kubeconfig)))
-        cloud = SimCloud(offered_types(), now=SystemClock().now, joiner=NodeJoiner(nodes.kubelet), boot=0.3)
-        booting = asyncio.create_task(cloud.run())
-        stack.push_async_callback(asyncio.wait, (booting,))
-        stack.callback(booting.cancel)
+        clock = SystemClock()
+        cloud: CloudProvider
+        if azure:
+            joiner = KubeletJoiner(nodes.kubelet, people.client, clock)
+            cloud = await stack.enter_async_context(aks_of(joiner, clock, random.Random(7), 0.3))
+        else:
+            cloud = SimCloud(offered_types(), now=clock.now, joiner=NodeJoiner(nodes.kubelet), boot=0.3)
+            booting = asyncio.create_task(cloud.run())
+            stack.push_async_callback(asyncio.wait, (booting,))
+            stack.callback(booting.cancel)
         namespace, name, _ = SERVICE
 
         async def lead_webhook_to(ports: Sequence[int]) -> None:
@@ -88,3 +100,16 @@ async def test_the_controllers_use_every_right_that_they_are_granted_and_need_no
     assert traffic.refusals == []
     unlike = difference(granted(render("base"), NAMESPACE, ACCOUNT), traffic.used)
     assert not unlike, f"manifests/base and what the controllers do are not the same:\n{unlike}"
+
+
+@pytest.mark.parametrize("node_api", get_args(NodeApi))
+async def test_the_provisioner_uses_every_right_that_it_is_granted_and_needs_no_other(
+    strict: ControlPlane, node_api: NodeApi, tmp_path: Path
+) -> None:
+    async with real(strict, tmp_path, azure=True) as world:
+        traffic = await provisioned.live(world, node_api)
+        await provisioned.remove(world, node_api)
+    assert traffic.refusals == []
+    overlay = provisioned.OVERLAYS[node_api]
+    unlike = difference(granted(render(overlay), NAMESPACE, provisioned.ACCOUNT), traffic.used)
+    assert not unlike, f"manifests/{overlay} and what the provisioner does are not the same:\n{unlike}"
