@@ -98,13 +98,13 @@ class AksWorld:
         return [*found, *(f"pool {each}" for each in self.arm.pools())]
 
     async def until(self, holds: Callable[[], Awaitable[object]], within: float, what: str = "") -> float:
-        """Wait for *holds*, looking every second; the seconds that it took. Fails after *within*."""
+        """Wait for *holds*, looking every few seconds; those that it took. Fails after *within*."""
         began = self.now
         while not await holds():
             if self.now - began > within:
                 states = {name: await self.launched(name) for name in list(await self.claims())[:5]}
                 raise AssertionError(f"not within {within:.0f} s: {what or 'it'}; {states}; left {await self.left()}")
-            await asyncio.sleep(1)
+            await asyncio.sleep(5)
         return self.now - began
 
     async def until_gone(self, within: float) -> float:
