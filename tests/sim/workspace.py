@@ -12,10 +12,10 @@ from typing import Any
 from kaito_api.apps import Deployment
 from kaito_api.core import Node, NodeSpec
 from kaito_api.crd import all_crds
-from kaito_api.karpenter import Machine
+from kaito_api.karpenter import Machine, NodeClaim
 from kaito_api.meta import Condition, ObjectMeta, Resource, is_true
 from kaito_api.workspace import Workspace
-from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
+from kaito_ctrl.cli.daemon import DaemonOptions, NodeApi, build_manager
 from kaito_ctrl.devcluster.apiserver import ApiServer
 from kaito_ctrl.devcluster.apiserver.gc import GarbageCollector
 from kaito_ctrl.devcluster.apiserver.store import Stored
@@ -31,7 +31,7 @@ from kaito_ctrl.testing import (
     VirtualClock,
     strike_in_time,
 )
-from kaito_provisioner import Instance, LaunchRequest, Throttled
+from kaito_provisioner import Instance, LaunchRequest, Throttled, Unavailable
 from kaito_provisioner.sim import SimCloud, SimInstanceType
 from tests.sim.life import Life, metrics, plan_of, within
 
@@ -48,9 +48,9 @@ TIMED_MEANS = {
     "expire-at": 900.0,
     "outage-at": 600.0,
     "failing-at": 900.0,
+    "jump-at": 600.0,
 }
-"""Mean seconds between two faults of each kind. The wall clock does not jump: machines have deadlines in wall time,
-and one that a jump makes pass is a machine that is given up."""
+"""Mean seconds between two faults of each kind."""
 
 
 class Nodes:
@@ -61,7 +61,9 @@ class Nodes:
 
     async def join(self, instance: Instance, request: LaunchRequest) -> None:
         node = Node(
-            metadata=ObjectMeta(name=instance.name, labels={**instance.labels, **request.labels}),
+            metadata=ObjectMeta(
+                name=instance.name, labels={**instance.labels, **instance.node_labels, **request.labels}
+            ),
             spec=NodeSpec(provider_id=instance.provider_id, taints=request.taints),
         )
         await self._client.create(node)
@@ -93,11 +95,13 @@ async def live(
     for crd in _crds():
         await user.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body=crd)
     count = rng.randint(1, 3)
+    node_api: NodeApi = rng.choice(("machine", "nodeclaim"))
     cloud = _cloud(rng, user, count, life)
 
     def program(host: Host, transport: FaultyTransport) -> Manager:
         cluster = Cluster(transport, clock=host.clock, rng=random.Random(f"{seed}|{transport.name}"), metrics=metrics())
-        return build_manager(cluster, cloud, DaemonOptions(metrics_port=None, health_port=None, drain=1.0))
+        options = DaemonOptions(node_api=node_api, metrics_port=None, health_port=None, drain=1.0)
+        return build_manager(cluster, cloud, options)
 
     host = Host("kaito", network, lambda user: server.transport(user=user), program)
     ended = asyncio.Event()
@@ -156,14 +160,23 @@ def _manifest(count: int) -> dict[str, object]:
 
 
 def _cloud(rng: random.Random, user: Client, count: int, life: Life) -> SimCloud:
-    """A cloud that refuses, loses answers, and counts what it has given."""
-    types = [SimInstanceType("Standard_NC6s_v3", 1)]
-    cloud = SimCloud(types, now=VirtualClock().now, joiner=Nodes(user), boot=40.0, shutdown=20.0, latency=0.1)
+    """A cloud that refuses, shows late what it does, loses answers, and counts what it has given."""
+    cloud = SimCloud(
+        [SimInstanceType("Standard_NC6s_v3", 1)],
+        now=VirtualClock().now,
+        joiner=Nodes(user),
+        boot=40.0,
+        shutdown=20.0,
+        latency=0.1,
+        lag=rng.choice((0.0, 0.0, 3.0, 20.0, 50.0)),
+        provider_ids=rng.choice(("at once", "when running", "never")),
+        operations=rng.random() < 0.5,
+    )
     inner = cloud.create
 
     async def create(request: LaunchRequest) -> Instance:
         instance = await inner(request)
-        alive = [each for each in await cloud.list() if each.state != "Deleting"]
+        alive = [each for each in cloud.existing() if each.state != "Deleting"]
         life.most_instances = max(life.most_instances, len(alive))
         if len(alive) > count:
             # Noted, not raised: this is called by a controller, which would take it for a failure of the cloud.
@@ -172,7 +185,7 @@ def _cloud(rng: random.Random, user: Client, count: int, life: Life) -> SimCloud
                 f"{len(alive)} instances for a workspace of {count}: {[each.name for each in alive]}",
             )
         if rng.random() < 0.1:
-            raise Throttled("the answer was lost", retry_after=1.0)
+            raise Unavailable("the answer was lost", retry_after=1.0)
         return instance
 
     cloud.create = create  # type: ignore[method-assign]
@@ -212,5 +225,5 @@ async def _ready(server: ApiServer) -> bool:
 
 
 async def _nothing(server: ApiServer, cloud: SimCloud) -> bool:
-    kinds: tuple[type[Resource], ...] = (Workspace, Machine, Node, Deployment)
-    return not any(_all(server, kind) for kind in kinds) and not await cloud.list()
+    kinds: tuple[type[Resource], ...] = (Workspace, Machine, NodeClaim, Node, Deployment)
+    return not any(_all(server, kind) for kind in kinds) and not cloud.existing()
