@@ -154,4 +154,9 @@ def _credential(settings: AksSettings) -> AsyncTokenCredential:
         case "cli":
             return AzureCliCredential(tenant_id=settings.tenant)
         case "default":
+            # It reads the environment by itself; settings may come from elsewhere.
+            if settings.client:
+                options |= {"managed_identity_client_id": settings.client}
+            if settings.tenant:
+                options |= {"workload_identity_tenant_id": settings.tenant}
             return DefaultAzureCredential(authority=settings.authority, **options)
