@@ -28,6 +28,7 @@ __all__ = ["Cloud"]
 
 Wire = dict[str, Any]
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+_ACCELERATORS = ("accelerator", "kubernetes.azure.com/accelerator")
 _RECONCILE_FAILED = "ReconcileVMSSAgentPoolFailed"
 
 
@@ -233,7 +234,7 @@ class Cloud:
             "kubernetes.azure.com/os-sku": str(properties["osSKU"]),
             "kubernetes.azure.com/role": "agent",
             "kubernetes.azure.com/storageprofile": str(properties["osDiskType"]).lower(),
-            **({"accelerator": "nvidia", "kubernetes.azure.com/accelerator": "nvidia"} if size.gpus else {}),
+            **{name: size.accelerator for name in _ACCELERATORS if size.accelerator},
             **(properties.get("nodeLabels") or {}),
         }
         return Vm(

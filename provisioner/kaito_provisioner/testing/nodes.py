@@ -88,7 +88,7 @@ class NodeJoiner:
 
     async def plug(self, vm: Vm) -> None:
         with suppress(NotFound):
-            amount = {"nvidia.com/gpu": str(vm.size.gpus)}
+            amount = {vm.size.resource: str(vm.size.gpus)}
             await self._patch_status(vm, {"capacity": amount, "allocatable": amount})
 
     async def silence(self, vm: Vm) -> None:

@@ -276,6 +276,16 @@ def test_what_can_become_of_a_machine(kind: Any, seconds: float, expected: list[
     play(test)
 
 
+def test_gpus_of_another_maker_have_another_name() -> None:
+    async def test(azure: Joined) -> None:
+        await azure.make(vm_size="Standard_NG32ads_V620_v1")
+        node = await azure.node()
+        assert node.status.allocatable["amd.com/gpu"] == "1"
+        assert "accelerator" not in node.metadata.labels
+
+    play(test)
+
+
 def test_a_machine_without_gpus_says_so() -> None:
     async def test(azure: Joined) -> None:
         await azure.make(vm_size=CPU)

@@ -10,7 +10,8 @@ from armworld import CPU, GPU, Azure, with_arm
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
-from kaito_provisioner.testing import Timings
+from kaito_presets.skus import SkuTable
+from kaito_provisioner.testing import SIZES, Timings
 
 
 def now() -> float:
@@ -259,6 +260,12 @@ async def test_a_machine_is_named_as_aks_names_it(azure: Azure) -> None:
     assert first.zone == "2"
     assert second.provider_id.endswith(f"/Microsoft.Compute/virtualMachines/{second.node_name}")
     assert second.node_name.endswith("-vms0")
+
+
+def test_every_size_that_models_are_placed_on_is_offered() -> None:
+    offered = {size.name: (size.gpus, size.resource.partition(".")[0]) for size in SIZES.values()}
+    for sku in SkuTable.builtin("azure"):
+        assert offered[sku.name] == (sku.gpu_count, sku.vendor), sku.name
 
 
 @with_arm()
