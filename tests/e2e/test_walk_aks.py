@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 
 import pytest
@@ -21,6 +26,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 FILE = "examples/inference/kaito_workspace_phi_3.yaml"
 NAME = "workspace-phi-3-mini"
+KAITO = str(Path(sys.executable).parent / "kaito-ctrl")
 
 
 @pytest.mark.parametrize("node_api", ["machine", "nodeclaim"])
@@ -59,3 +65,35 @@ async def test_the_walk_as_users_type_it(node_api: NodeApi, tmp_path: Path) -> N
             return left == ["Node system"] and not await kaito.provider.list()
 
         await until(nothing)
+
+
+async def test_it_is_one_command(tmp_path: Path) -> None:
+    kubectl = Kubectl(tmp_path / "kubeconfig")
+    process = await asyncio.create_subprocess_exec(
+        *(KAITO, "dev", "--cloud", "aks", "--node-api", "nodeclaim", "--boot", "0.5"),
+        *("--kubeconfig", str(kubectl.kubeconfig)),
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=DEVNULL,
+        stderr=PIPE,
+    )
+    talking = asyncio.create_task(process.communicate())
+    try:
+
+        async def up() -> bool:
+            assert process.returncode is None, await talking
+            return kubectl.kubeconfig.exists()
+
+        await until(up)
+        applied = await kubectl("apply", "-f", "examples/provisioner/nodeclaim.yaml")
+        assert applied.status == 0, applied.err
+        waited = await kubectl("wait", "--for=condition=Ready", "nodeclaim/gpulinux", "--timeout=40s")
+        assert waited.status == 0, waited.err
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(20):
+            _, said = await talking
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await asyncio.wait((talking,))
+    assert process.returncode == 0, said.decode()
+    assert [each.name for each in tmp_path.iterdir() if each.name != ".kube"] == []  # that is kubectl's
