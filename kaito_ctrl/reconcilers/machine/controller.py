@@ -352,7 +352,9 @@ class MachineController(Controller[NodeRequest]):
 
     async def _write_status(self, claim: NodeRequest, status: NodeRequestStatus, ctx: Context) -> NodeRequest:
         have, want = (each.to_wire() for each in (claim.status, status))
-        patch: dict[str, Any] = {key: value for key, value in want.items() if have.get(key) != value}
+        # What is empty, and was not there, is not written.
+        changed = [key for key, value in want.items() if have.get(key) != value and (value or have.get(key))]
+        patch: dict[str, Any] = {key: want[key] for key in changed}
         for name in ("capacity", "allocatable"):
             if name in patch:
                 # A merge patch takes nothing out of a map unless it is told to.

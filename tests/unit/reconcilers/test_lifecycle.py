@@ -11,7 +11,7 @@ import pytest
 from kaito_api.apps import Deployment
 from kaito_api.core import Node, Pod, Service
 from kaito_api.karpenter import Machine
-from kaito_api.meta import ObjectMeta, find_condition, is_true
+from kaito_api.meta import ObjectMeta, is_true
 from kaito_api.workspace import Workspace
 from kaito_ctrl.runtime import ObjectKey
 from kaito_ctrl.runtime.errors import DecodeError, NotFound
