@@ -56,6 +56,8 @@ _AGE = 5.0
 _SOON = 10.0
 """Seconds after which what is in the way may be gone."""
 
+_ABORT = 300.0
+"""Seconds after which a creation that goes on is asked to end once more."""
 _ENDED = frozenset({"failed", "canceled"})
 
 # Ready: gpu-provisioner's policies. The other two are written by AKS' node problem detector, and mean that hardware is
@@ -86,8 +88,8 @@ class AksCloud:
         self._requests = Pacer(clock.monotonic, burst=45, interval=1.5, of="requests")
         self._inventory = Inventory(arm.list, clock.monotonic)
         self._ownership = Ownership(settings.cluster)
-        self._aborted: set[str] = set()
-        """The claims whose creation we have ended already."""
+        self._aborted: dict[str, float] = {}
+        """When the creation for a claim was last asked to end, by the claim's uid."""
 
     async def create(self, request: LaunchRequest) -> Instance:
         offering = self._first(request)
@@ -300,12 +302,13 @@ class AksCloud:
                 retry_after=_SOON,
             )
         self._forget(instance.name)
-        self._aborted.discard(instance.claim_uid)
+        self._aborted.pop(instance.claim_uid, None)
 
     async def _make_way(self, pool: Pool) -> None:
-        """A pool cannot be deleted while it is being made, which takes minutes, or for ever: end that, once."""
-        uid = self._ownership.uid(pool)
-        if pool.provisioning_state != "Creating" or uid in self._aborted:
+        """A pool cannot be deleted while it is being made, which takes minutes, or for ever: end that. Once, and again
+        if nothing has come of it."""
+        uid, now = self._ownership.uid(pool), self._clock.monotonic()
+        if pool.provisioning_state != "Creating" or now < self._aborted.get(uid, -_ABORT) + _ABORT:
             return
         try:
             with self._requests.turn(pool.name):
@@ -315,7 +318,7 @@ class AksCloud:
         except CloudError:
             # Then the creation ends by itself, sooner or later, and the deletion is tried again until it does.
             pass
-        self._aborted.add(uid)
+        self._aborted[uid] = now
 
     def _forget(self, name: str) -> None:
         self._inventory.gone(name)

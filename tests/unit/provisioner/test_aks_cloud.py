@@ -505,6 +505,25 @@ def test_a_pool_that_is_being_made_is_aborted_once_and_then_deleted() -> None:
     on_bench(test)
 
 
+def test_an_abort_that_was_refused_is_tried_again_as_long_as_the_creation_hangs() -> None:
+    async def test(bench: AksBench, cloud: AksCloud) -> None:
+        bench.arm.faults.mishap("stuck-creating")
+        bench.arm.faults.refuse(403, "AuthorizationFailed", on="abort")
+        instance = await cloud.create(request())
+        for _ in range(90):
+            try:
+                await cloud.delete(instance)
+            except Conflict:
+                pass
+            except NotFound:
+                break
+            await bench.elapse(10)
+        assert not bench.arm.pools()
+        assert bench.arm.requests.counts["abort"] == 2
+
+    on_bench(test)
+
+
 def test_a_pool_that_took_the_name_since_is_left_alone() -> None:
     async def test(bench: AksBench, cloud: AksCloud) -> None:
         old = await _running(bench, cloud, "uid-0")
