@@ -45,6 +45,14 @@ class Dialect(NamedTuple):
     registered: str
     initialized: str
 
+    def refused(self, claim: _Claim, why: str, now: datetime) -> list[dict[str, Any]]:
+        """All of them when the cloud has refused."""
+        first, *others = self.conditions(claim, (), now)
+        told = {"reason": "LaunchFailed", "message": why}
+        if self.kind is MachineClaim:
+            return [{**first, "status": "False", **told}, *others[:-1], {**others[-1], "status": "False", **told}]
+        return [{**first, **told}, *others]
+
     def conditions(self, claim: _Claim, true: Iterable[str], now: datetime) -> list[dict[str, Any]]:
         """All of them, of which those of *true* are True."""
         old = {each["type"]: each for each in claim.status.get("conditions", ())}
@@ -86,11 +94,18 @@ class StandIn(Controller[_Claim]):
         self.kind = self._dialect.kind
         self._kubelet = kubelet
         self.launched: list[str] = []
+        self.refusal = ""
+        """What the cloud says instead of launching anything, for as long as it does."""
 
     async def reconcile(self, claim: _Claim, ctx: Context) -> Result:
         said, dialect = claim.status, self._dialect
         if not said.get("conditions"):
             await self._say(claim, (), {}, ctx)
+            return SOON
+        if self.refusal:
+            conditions = dialect.refused(claim, self.refusal, ctx.now())
+            if [each.get("message") for each in conditions] != [each.get("message") for each in said["conditions"]]:
+                await ctx.client.patch(self.kind, ctx.key, {"status": {"conditions": conditions}}, subresource="status")
             return SOON
         if "providerID" not in said:
             self.launched.append(claim.name)

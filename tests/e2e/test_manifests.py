@@ -242,9 +242,12 @@ def test_whoever_calls_the_pod_finds_the_right_port(base: list[Object], pod: Obj
 
 def test_what_is_optional_selects_the_pods(pod: Object, container: Object) -> None:
     (monitor,), (budget,) = render("optional/pod-monitor"), render("optional/disruption-budget")
-    for each in (monitor, budget):
-        assert each["metadata"]["namespace"] == NAMESPACE
-        assert each["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    labels = pod["metadata"]["labels"]
+    assert monitor["metadata"]["namespace"] == budget["metadata"]["namespace"] == NAMESPACE
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    (watched,) = monitor["spec"]["selector"]["matchExpressions"]
+    assert watched["operator"] == "In"
+    assert labels[watched["key"]] in watched["values"]
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] in {each["name"] for each in container["ports"]}
 

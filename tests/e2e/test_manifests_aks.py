@@ -181,6 +181,14 @@ def test_the_provisioner_is_found_by_nobody_who_looks_for_the_webhook(overlay: l
             assert not selector.items() <= pod["metadata"]["labels"].items()
 
 
+def test_the_monitor_scrapes_the_provisioner_as_well(pod: Object, container: Object) -> None:
+    (monitor,) = render("optional/pod-monitor")
+    (watched,) = monitor["spec"]["selector"]["matchExpressions"]
+    assert pod["metadata"]["labels"][watched["key"]] in watched["values"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in {each["name"] for each in container["ports"]}
+
+
 def test_both_can_run_where_a_cluster_has_system_nodes_alone(overlay: list[Object]) -> None:
     for name in (ACCOUNT, WORKSPACE_ACCOUNT):
         tolerations = one(overlay, "Deployment", name)["spec"]["template"]["spec"]["tolerations"]

@@ -121,6 +121,26 @@ async def test_a_provisioner_that_is_not_ours_makes_the_nodes_of_a_workspace(par
     await given_back(parts, Node, NODE_REQUESTS[node_api])
 
 
+@pytest.mark.parametrize("node_api", ["machine", "nodeclaim"])
+async def test_what_it_says_of_a_refusal_is_what_the_user_reads(parts: Parts, node_api: NodeApi) -> None:
+    standin = StandIn(node_api, parts.kaito.dev.kubelet)
+    standin.refusal = "no quota for Standard_NC6s_v3 in eastus"
+    theirs = Manager(parts.cluster("karpenter"), drain=2.0)
+    theirs.add(standin)
+    await parts.run(theirs)
+    await parts.serve_workspaces(node_api)
+    await parts.kubectl("apply", "-f", FILE)
+
+    async def told() -> bool:
+        shown = await parts.kubectl("get", "workspace", NAME, "-o", "wide")
+        return standin.refusal in shown.out
+
+    await until(told)
+    standin.refusal = ""
+    await served(parts)
+    assert len(standin.launched) == 1
+
+
 async def test_nodes_that_the_user_brings_need_no_provisioner(parts: Parts) -> None:
     capacity: dict[str, Any] = {"nvidia.com/gpu": "1"}
     await parts.kaito.dev.kubelet.register("mine", labels=GPU_NODE, capacity=capacity)
