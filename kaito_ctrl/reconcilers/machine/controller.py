@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +19,12 @@ from kaito_api.karpenter import (
 from kaito_api.meta import find_condition, is_true
 from kaito_ctrl.reconcilers.machine import telling
 from kaito_ctrl.reconcilers.machine.deadlines import LAUNCHING, LIMITS, Stage, Stopwatches, stage_of
-from kaito_ctrl.reconcilers.machine.fleet import held
 from kaito_ctrl.reconcilers.machine.launch import Launcher, may_have_instance, patience, reference
-from kaito_ctrl.reconcilers.machine.managed import concerns, is_managed
+from kaito_ctrl.reconcilers.machine.managed import concerns
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics, Disruption
 from kaito_ctrl.reconcilers.machine.plan import Observed, Plan, plan_claim
 from kaito_ctrl.reconcilers.machine.termination import Termination, live_nodes
+from kaito_ctrl.reconcilers.machine.trouble import Trouble
 from kaito_ctrl.runtime import (
     Context,
     Controller,
@@ -51,8 +51,6 @@ _LAG = 60.0
 """Seconds until an instance that is being made is shown by every cloud."""
 _SILENCE = 60.0
 """Seconds between two looks at the instance of a node that is not ready."""
-_TROUBLE = 60.0
-"""Seconds for which it is remembered whether the nodes as a whole are in trouble."""
 _DISRUPTIONS: Mapping[Stage, Disruption] = {
     "launch": "launch_timeout",
     "registration": "registration_timeout",
@@ -114,7 +112,7 @@ class MachineController(Controller[NodeRequest]):
         """When the cloud first said that it does not know an instance any more, on the monotonic clock."""
         self._awaited: dict[ObjectKey, Mapping[str, str]] = {}
         """The labels of nodes that are to come, where the cloud does not know their provider ids."""
-        self._trouble: tuple[float, str | None] = (0.0, None)
+        self._trouble = Trouble(cloud, kind)
 
     def concerns(self, entry: Entry[NodeRequest]) -> bool:
         return concerns(entry, self._cloud.node_classes)
@@ -228,7 +226,7 @@ class MachineController(Controller[NodeRequest]):
                 return _Look(claim, seen, _SILENCE)
             if not await self._is_gone(claim, _POLL, ctx):
                 return _Look(claim, seen, _POLL)
-            why_not = self._held(await ctx.client.list(Node, misfits=[]), ctx)
+            why_not = await self._trouble.why(await ctx.client.list(Node, misfits=[]), ctx)
             if why_not is not None:
                 # The cloud may have been asked about the wrong place. What sees all of them at once has the last word.
                 ctx.log.warning("its instance is gone, which is left to the garbage collection", reason=why_not)
@@ -278,24 +276,19 @@ class MachineController(Controller[NodeRequest]):
         if stage is None:
             self._watches.forget(ctx.key)
             return None
-        now, trouble = ctx.clock.monotonic(), self._trouble
-        if now >= trouble[0]:
-            trouble = self._trouble = (now + _TROUBLE, self._held(ctx.cache.list(Node), ctx))
-        return self._watches.left(ctx.key, claim.uid, stage, now, paused=trouble[1] is not None)
-
-    def _held(self, nodes: Sequence[Node], ctx: Context) -> str | None:
-        claims = (each for each in ctx.cache.list(self.kind) if is_managed(each, self._cloud.node_classes))
-        return held(nodes, claims, self._cloud.repair_policies())
+        return self._watches.left(ctx.key, claim.uid, stage, ctx.clock.monotonic(), paused=self._trouble.known)
 
     async def _overdue(self, claim: NodeRequest, ctx: Context) -> bool:
         """Whether *claim* was given up, because the stage that it is in has taken too long."""
         stage = self._stage(claim, ctx)
+        if stage is not None:
+            await self._trouble.look(ctx)
         left = self._left(claim, stage, ctx)
         if stage is None or left is None or left > 0:
             return False
         # What is decided here is not to be undone: it rests on what is, and not on what was heard.
         nodes = await ctx.client.list(Node, misfits=[])
-        why_not = self._held(nodes, ctx)
+        why_not = await self._trouble.why(nodes, ctx)
         if why_not is not None:
             ctx.log.warning("a claim is overdue, which has to wait", stage=stage, reason=why_not)
             self._watches.forget(ctx.key)
