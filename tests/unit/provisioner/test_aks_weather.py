@@ -1,5 +1,6 @@
 """Several claims at once on one account, in any weather: each request may meet any fault, lists and reads lag,
-processes die, claims are deleted early, machines run out, operations hang. Nothing is doubled and nothing left.
+processes die, claims are deleted early and come again under the same name, machines run out, operations hang.
+Whatever happens, nothing is doubled and nothing left.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from kaito_provisioner.conformance.claims import claim
 from kaito_provisioner.conformance.life import Life
 from tests.unit.provisioner.aksbench import AksBench, aks_bench
 
-CLAIMS = 6
+NAMES, GENERATIONS = 4, 2
 ROUGH = 0.15
 """How many of the requests meet a fault."""
 
@@ -35,8 +36,10 @@ class Weather:
 
 
 async def live(bench: AksBench, number: int, rng: random.Random) -> None:
-    life = Life(bench, claim(bench, number), crash_after={step for step in range(1, 60) if rng.random() < 0.1})
-    await bench.elapse(rng.uniform(0, 120))
+    # Those of one name are in each other's way, for an earlier one may live longer than a later one.
+    request = claim(bench, number, name=f"ws{number % NAMES}")
+    life = Life(bench, request, crash_after={step for step in range(1, 60) if rng.random() < 0.1})
+    await bench.elapse(rng.uniform(0, 900))
     # Never without end, as a controller has a deadline: an operation may hang.
     await life.bring_up(steps=rng.choice([0, 1, 2, 3, 5, 8, 40]))
     await bench.elapse(rng.uniform(0, 300))
@@ -57,7 +60,7 @@ def test_nothing_is_doubled_and_nothing_left_in_any_weather(seed: int) -> None:
             bench.arm.capacity.limit(bench.offerings[0].instance_type, rng.choice([1, 3, 100]))
             weather = Weather(bench, rng)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(live(bench, number, rng)) for number in range(1, CLAIMS + 1)]
+                tasks = [group.create_task(live(bench, number, rng)) for number in range(NAMES * GENERATIONS)]
                 await bench.elapse(3600)
                 weather.clear = True
                 await asyncio.wait(tasks)
