@@ -174,6 +174,21 @@ async def test_a_node_that_joins_wakes_its_claim_before_the_cloud_is_done(world:
     assert world.cloud.calls["find"] <= calls["find"] + 2
 
 
+@alone(types=[SimInstanceType(A, 1, quota=200)])
+async def test_a_hundred_claims_at_once_are_launched_together_for_a_call_each(world: Alone) -> None:
+    names = [f"ws{number}" for number in range(100)]
+    for name in names:
+        await world.ask(name)
+    await asyncio.sleep(10)
+    assert len(world.cloud.existing()) == 100
+    for name in names:
+        await world.until_ready(name, within=BOOT + 10)
+    assert (world.cloud.calls["create"], world.cloud.calls["instance_types"]) == (100, 1)
+    # While a machine boots the cloud is asked every five seconds how far it is.
+    assert world.cloud.calls["find"] <= 100 * (BOOT / 5 + 2)
+    assert len(world.writes) == 100 * 6
+
+
 # -- refused -------------------------------------------------------------------------------------------------------
 
 
