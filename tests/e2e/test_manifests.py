@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
-import os
 import random
 import re
 import shutil
-import sys
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import yaml
 
@@ -26,15 +20,15 @@ from kaito_ctrl.cli import runcommand as cli
 from kaito_ctrl.cli.daemon import DaemonOptions
 from kaito_ctrl.cli.local import LocalKaito, OpenProvider
 from kaito_ctrl.runtime import Manager
-from tests.deployed import ACCOUNT, NAMESPACE, SERVICE, World, deploy, free_port, live, remove, token
+from tests.deployed import ACCOUNT, NAMESPACE, SERVICE, World, deploy, live, remove
 from tests.e2e.conftest import ROOT, Kubectl, until
 from tests.permissions import ANY, Permission, difference, granted
+from tests.podprocess import environment, pod_process
 from tests.rendered import MANIFESTS, render
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 Object = dict[str, Any]
-KAITO = Path(sys.executable).parent / "kaito-ctrl"
 
 
 def named(objects: Sequence[Object], kind: str) -> Object:
@@ -260,54 +254,15 @@ async def test_the_process_that_the_pod_runs_gets_ready_and_ends_in_good_order(
 ) -> None:
     async with embedded(tmp_path) as world:
         await deploy(world)
-        kubeconfig = tmp_path / "account.kubeconfig"
-        kubeconfig.write_text(json.dumps(world.kubeconfig_of(await token(world.admin))))
-        ports = {each["name"]: free_port() for each in container["ports"]}
-        # The pod's own ports may be somebody else's on this machine.
-        moved = [f"--{name}-port={port}" for name, port in ports.items()]
-        process = await asyncio.create_subprocess_exec(
-            KAITO, *container["args"], *moved, env=environment(container, kubeconfig), stdout=PIPE, stderr=PIPE
-        )
-        ending = asyncio.create_task(process.communicate())
-        try:
-            async with aiohttp.ClientSession() as session:
+        env = await environment(world, ACCOUNT, container["env"])
+        async with pod_process(container, env) as process:
+            await process.passes_its_probes()
 
-                async def answers(probe: str) -> bool:
-                    wanted = container[probe]["httpGet"]
-                    try:
-                        url = f"http://127.0.0.1:{ports[wanted['port']]}{wanted['path']}"
-                        async with session.get(url) as response:
-                            return response.status == 200
-                    except aiohttp.ClientError:
-                        assert process.returncode is None, await ending
-                        return False
+            async def leads() -> bool:
+                # A standby is ready before it leads.
+                text = await process.get("metrics", pod["metadata"]["annotations"]["prometheus.io/path"])
+                return re.search(r"^leader_election_master_status{[^}]*} 1\.0$", text or "", re.MULTILINE) is not None
 
-                for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                    await until(partial(answers, probe))
-                path = pod["metadata"]["annotations"]["prometheus.io/path"]
-
-                async def leads() -> bool:
-                    # A standby is ready before it leads.
-                    async with session.get(f"http://127.0.0.1:{ports['metrics']}{path}") as response:
-                        text = await response.text()
-                    return re.search(r"^leader_election_master_status{[^}]*} 1\.0$", text, re.MULTILINE) is not None
-
-                await until(leads)
-            process.terminate()
-            async with asyncio.timeout(pod["spec"]["terminationGracePeriodSeconds"]):
-                _, log = await ending
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await asyncio.wait((ending,))
-        assert process.returncode == 0, log.decode()
-        lines = [json.loads(line) for line in log.decode().splitlines()]
-        assert "forbidden" not in log.decode().lower()
+            await until(leads)
+            lines = await process.ends(within=pod["spec"]["terminationGracePeriodSeconds"])
         assert {"leads", "lease released"} <= {line["event"] for line in lines}
-
-
-def environment(container: Mapping[str, Any], kubeconfig: Path) -> dict[str, str]:
-    """What the kubelet would set, and what stands for the pod's own credentials."""
-    fields = {"metadata.namespace": NAMESPACE}
-    told = {each["name"]: fields[each["valueFrom"]["fieldRef"]["fieldPath"]] for each in container["env"]}
-    return {"PATH": os.environ["PATH"], "HOME": str(kubeconfig.parent), "KUBECONFIG": str(kubeconfig), **told}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import random
 import re
 import shutil
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-import aiohttp
 import pytest
 
 from kaito_api.karpenter import NODE_REQUESTS
@@ -28,10 +24,11 @@ from kaito_provisioner.aks.errors import ClusterNotFound, NoRoom
 from kaito_provisioner.sim import SimCloud
 from kaito_provisioner.testing import Identity, LocalArm
 from tests.deployed import ACCOUNT as WORKSPACE_ACCOUNT
-from tests.deployed import NAMESPACE, deploy, free_port, token
-from tests.e2e.conftest import ROOT, until
-from tests.e2e.test_manifests import KAITO, Object, embedded, environment
+from tests.deployed import NAMESPACE, deploy
+from tests.e2e.conftest import ROOT
+from tests.e2e.test_manifests import Object, embedded
 from tests.permissions import ANY, difference, granted
+from tests.podprocess import environment, pod_process
 from tests.provisioned import ACCOUNT, OVERLAYS, live, remove
 from tests.rendered import MANIFESTS, render
 
@@ -272,60 +269,30 @@ async def test_the_process_that_the_pod_runs_makes_nodes_and_ends_in_good_order(
 
     async with embedded(tmp_path, azure) as world:
         await deploy(world, f"manifests/{OVERLAYS['machine']}")
-        kubeconfig = tmp_path / "account.kubeconfig"
-        kubeconfig.write_text(json.dumps(world.kubeconfig_of(await token(world.admin, ACCOUNT))))
-        ports = {each["name"]: free_port() for each in container["ports"]}
-        moved = [f"--{name}-port={port}" for name, port in ports.items()]
-        process = await asyncio.create_subprocess_exec(
-            *(KAITO, *container["args"], *moved),
-            env=told(container, overlay, arms[0], kubeconfig),
-            stdout=PIPE,
-            stderr=PIPE,
-        )
-        ending = asyncio.create_task(process.communicate())
-        try:
-            async with aiohttp.ClientSession() as session:
-
-                async def ready() -> bool:
-                    assert process.returncode is None, await ending
-                    try:
-                        async with session.get(f"http://127.0.0.1:{ports['health']}/readyz") as response:
-                            return response.status == 200
-                    except aiohttp.ClientError:
-                        return False
-
-                await until(ready)
-            path = "examples/provisioner/kaito_machine.yaml"
+        fields = [each for each in container["env"] if "fieldRef" in each["valueFrom"]]
+        env = {**await environment(world, ACCOUNT, fields), **told(container, overlay, arms[0])}
+        async with pod_process(container, env) as process:
+            await process.passes_its_probes()
+            path, name = "examples/provisioner/kaito_machine.yaml", "ws5c1a0e9f2"
             applied = await world.kubectl("apply", "-f", path)
             assert applied.status == 0, applied.err
-            name = "ws5c1a0e9f2"
             waited = await world.kubectl("wait", "--for=condition=Ready", f"machine/{name}", "--timeout=50s")
             assert waited.status == 0, waited.err + (await world.kubectl("get", "machine", "-o", "yaml")).out
             assert set(arms[0].pools()) == {name}
             deleted = await world.kubectl("delete", "-f", path)
             assert deleted.status == 0, deleted.err
             assert not arms[0].pools()
-            process.terminate()
-            async with asyncio.timeout(pod["spec"]["terminationGracePeriodSeconds"]):
-                _, log = await ending
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await asyncio.wait((ending,))
-        assert process.returncode == 0, log.decode()
-        assert "forbidden" not in log.decode().lower()
-        lines = [json.loads(line) for line in log.decode().splitlines()]
+            lines = await process.ends(within=pod["spec"]["terminationGracePeriodSeconds"])
         assert {"leads", "lease released"} <= {line["event"] for line in lines}
 
 
-def told(container: Mapping[str, Any], overlay: list[Object], arm: LocalArm, kubeconfig: Path) -> dict[str, str]:
-    """What the kubelet would set from the manifest once a user has filled it in; what the workload identity webhook
+def told(container: Mapping[str, Any], overlay: list[Object], arm: LocalArm) -> dict[str, str]:
+    """What the kubelet would set from the ConfigMap once a user has filled it in; what the workload identity webhook
     adds; and where the local Azure is, which the real one's users need not say."""
     azure = arm.environment()
     keys = set(one(overlay, "ConfigMap", SETTINGS)["data"])
-    fields = {**container, "env": [each for each in container["env"] if "fieldRef" in each["valueFrom"]]}
+    refs = {each["name"]: each["valueFrom"].get("configMapKeyRef", {}).get("key") for each in container["env"]}
     webhook = ("AZURE_TENANT_ID", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_AUTHORITY_HOST")
     local = ("AZURE_RESOURCE_MANAGER_ENDPOINT", "AZURE_CA_BUNDLE")
-    refs = {each["name"]: each["valueFrom"].get("configMapKeyRef", {}).get("key") for each in container["env"]}
     filled = {name: azure[key] for name, key in refs.items() if key in keys}
-    return {**environment(fields, kubeconfig), **filled, **{name: azure[name] for name in (*webhook, *local)}}
+    return {**filled, **{name: azure[name] for name in (*webhook, *local)}}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from kaito_ctrl.cli.daemon import DaemonOptions, build_manager
 from kaito_ctrl.cli.laptop import local_aks
 from kaito_ctrl.cli.local import LocalKaito
 from kaito_ctrl.runtime import Cluster, Manager, ObjectKey
+from tests.deployed import running
 from tests.e2e.conftest import ROOT, Kubectl, until
 from tests.standin import StandIn
 
@@ -48,7 +48,7 @@ class Parts:
 
     async def run(self, manager: Manager) -> None:
         """Have it run until the test is over."""
-        await self.stack.enter_async_context(_running(manager))
+        await self.stack.enter_async_context(running(manager))
 
     def cluster(self, user: str) -> Cluster:
         return Cluster(self.kaito.dev.transport(user=user), rng=random.Random(user))
@@ -65,17 +65,6 @@ class Parts:
 
     async def names(self, *kinds: type[Resource]) -> list[str]:
         return [str(each) for kind in kinds for each in await self.kaito.client.list(kind)]
-
-
-@asynccontextmanager
-async def _running(manager: Manager) -> AsyncIterator[None]:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(manager.run(), name="manager")
-        await manager.wait_ready()
-        try:
-            yield
-        finally:
-            manager.stop()
 
 
 @pytest.fixture
