@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -241,12 +242,15 @@ def test_everything_carries_the_label_by_which_the_page_has_it_removed(overlay: 
             assert each["metadata"]["labels"]["app.kubernetes.io/name"] in names.split(", "), each
 
 
-def test_every_action_of_the_role_on_the_page_is_one_that_the_local_azure_is_asked_for() -> None:
-    assert re.findall(r'"Microsoft.ContainerService/managedClusters/(\S+)"', PAGE) == [
-        "agentPools/read",
-        "agentPools/write",
-        "agentPools/delete",
-    ]
+def test_the_roles_on_the_page_allow_agent_pools_and_asking_after_operations_and_no_more() -> None:
+    texts = re.findall(r"^cat > \S+\.json <<EOF\n(.*?)^EOF\n", PAGE, re.DOTALL | re.MULTILINE)
+    pools, operations = (json.loads(re.sub(r"\$[A-Z_]+", "x", text)) for text in texts)
+    service = "Microsoft.ContainerService"
+    cluster = f"{service}/managedClusters/agentPools"
+    assert pools["Actions"] == [f"{cluster}/{verb}" for verb in ("read", "write", "delete")]
+    assert operations["Actions"] == [f"{service}/locations/{each}/read" for each in ("operations", "operationresults")]
+    for role in (pools, operations):
+        assert f'--role "{role["Name"].removesuffix(" x")} $CLUSTER"' in PAGE
 
 
 # -- the process -------------------------------------------------------------------------------------------------------
