@@ -162,7 +162,7 @@ class GarbageCollection:
         self._log.warning("deleting an instance that has no claim", instance=instance.name, claim_uid=ref.uid)
         for node in nodes:
             # One that has not registered names no claim by which it could be let go: it is not held.
-            await close(node, self._client, hold=False)
+            await close(node, self._client)
         self._check_leading()
         try:
             await self._cloud.delete(instance)
@@ -202,7 +202,7 @@ class GarbageCollection:
             await self._cloud.find(ref)
             return
         self._log.warning("letting go of a node that has neither claim nor instance", node=node.name)
-        await close(node, self._client, hold=False)
+        await close(node, self._client)
         await release(node, self._client)
 
     async def _exists(self, ref: ClaimRef) -> bool:

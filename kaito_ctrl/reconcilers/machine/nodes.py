@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kaito_api.core import Node
-from kaito_api.karpenter import DISRUPTED_TAINT, TERMINATION_FINALIZER
+from kaito_api.karpenter import DISRUPTED_TAINT, TERMINATION_FINALIZER, NodeRequest
 from kaito_ctrl.reconcilers.machine.salvage import salvage
 from kaito_ctrl.runtime import Client, Context, ObjectKey, key_of
 from kaito_ctrl.runtime.client import selector_text
 from kaito_ctrl.runtime.errors import DecodeError, NotFound
 
-__all__ = ["EXCLUDE_LABEL", "NodeIdentity", "close", "release"]
+__all__ = ["EXCLUDE_LABEL", "NodeIdentity", "close", "release", "with_owner"]
 
 EXCLUDE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
 """Takes a node out of its load balancers, before its pods end."""
@@ -71,8 +71,9 @@ async def _read(name: str, client: Client) -> Node:
     return salvage(Node, await client.get_raw(Node, ObjectKey("", name)))
 
 
-async def close(node: Node, client: Client, *, hold: bool = True) -> None:
-    """Keep new pods and traffic off *node*, and delete it; with *hold* our finalizer keeps it until it is released.
+async def close(node: Node, client: Client, *, holder: NodeRequest | None = None) -> None:
+    """Keep new pods and traffic off *node*, and delete it; with *holder*, its claim, our finalizer keeps it until it is
+    released, and it says whose it is, for whoever has to do that when the claim is gone.
 
     Raises ``Conflict`` when somebody has written to it meanwhile.
     """
@@ -83,9 +84,12 @@ async def close(node: Node, client: Client, *, hold: bool = True) -> None:
         spec["taints"] = [*(each.to_wire() for each in node.spec.taints), DISRUPTED_TAINT.to_wire()]
     if EXCLUDE_LABEL not in node.metadata.labels:
         metadata["labels"] = {EXCLUDE_LABEL: "karpenter"}
-    if hold and not node.deleting and TERMINATION_FINALIZER not in node.metadata.finalizers:
+    if holder is not None and not node.deleting:
         # One that has joined and not registered yet: without it the node would be gone before its pods.
-        metadata["finalizers"] = [*node.metadata.finalizers, TERMINATION_FINALIZER]
+        if TERMINATION_FINALIZER not in node.metadata.finalizers:
+            metadata["finalizers"] = [*node.metadata.finalizers, TERMINATION_FINALIZER]
+        if (owners := with_owner(node, holder)) is not None:
+            metadata["ownerReferences"] = owners
     with contextlib.suppress(NotFound):
         if metadata or spec:
             metadata |= {"uid": node.uid, "resourceVersion": node.metadata.resource_version}
@@ -94,6 +98,14 @@ async def close(node: Node, client: Client, *, hold: bool = True) -> None:
         if not node.deleting:
             version = node.metadata.resource_version
             await client.delete(Node, key_of(node), uid=node.uid, resource_version=version)
+
+
+def with_owner(node: Node, claim: NodeRequest) -> list[dict[str, Any]] | None:
+    """The owner references of *node* with *claim* among them; ``None`` if it is there already."""
+    if any(ref.uid == claim.uid for ref in node.metadata.owner_references):
+        return None
+    own = claim.owner_reference(controller=False).evolve(controller=None, block_owner_deletion=True)
+    return [*(each.to_wire() for each in node.metadata.owner_references), own.to_wire()]
 
 
 async def release(node: Node, client: Client) -> bool:

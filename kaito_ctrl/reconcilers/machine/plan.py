@@ -31,6 +31,7 @@ from kaito_api.quantity import parse_quantity
 from kaito_ctrl.reconcilers.machine.conditions import Verdict, conclude
 from kaito_ctrl.reconcilers.machine.deadlines import LAUNCHING
 from kaito_ctrl.reconcilers.machine.launch import DELETING, FACTS, implied_labels
+from kaito_ctrl.reconcilers.machine.nodes import with_owner
 from kaito_ctrl.reconcilers.names import GPU_RESOURCE, MACHINE_TYPE_LABEL
 from kaito_ctrl.runtime.codec import LAST_APPLIED
 from kaito_provisioner import CloudError, Instance
@@ -258,9 +259,8 @@ def _node_patch(claim: NodeRequest, node: Node, *, initialized: bool) -> Mapping
             metadata["annotations"] = lacking
     if not node.deleting and TERMINATION_FINALIZER not in node.metadata.finalizers:
         metadata["finalizers"] = [*node.metadata.finalizers, TERMINATION_FINALIZER]
-    if not any(ref.uid == claim.uid for ref in node.metadata.owner_references):
-        own = claim.owner_reference(controller=False).evolve(controller=None, block_owner_deletion=True)
-        metadata["ownerReferences"] = [*(each.to_wire() for each in node.metadata.owner_references), own.to_wire()]
+    if (owners := with_owner(node, claim)) is not None:
+        metadata["ownerReferences"] = owners
     taints = _taints(claim, node)
     if taints != node.spec.taints:
         patch["spec"] = {"taints": [each.to_wire() for each in taints]}

@@ -212,7 +212,7 @@ class _Pass:
             # The instance is about to be deleted: nobody may be on it whom the cache has not seen yet.
             nodes = await self._identity.listed(self._ctx)
         for node in nodes:
-            await close(node, self._ctx.client)
+            await close(node, self._ctx.client, holder=self._claim)
             if self._deadline is not None:
                 telling.expiring(self._ctx.events, node, rfc3339(self._deadline))
         return nodes
@@ -354,7 +354,7 @@ class _Pass:
         """The instance is gone: so are its nodes."""
         ctx, now = self._ctx, self._ctx.now()
         for node in await self._identity.listed(ctx):
-            await close(node, ctx.client, hold=False)
+            await close(node, ctx.client)
             if await release(node, ctx.client) and self._metrics is not None:
                 self._metrics.node_terminated(self._claim, node, now)
         if self._metrics is not None:

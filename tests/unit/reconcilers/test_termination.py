@@ -136,7 +136,7 @@ def wire(node: Node) -> tuple[Any, ...]:
 
 async def test_a_node_that_is_closed_takes_nothing_new_and_is_held() -> None:
     world = World()
-    await close(await world.node(), world.client)
+    await close(await world.node(), world.client, holder=claim())
     found = await world.client.get(Node, "n")
     assert wire(found) == (
         ["node.kubernetes.io/not-ready", "karpenter.sh/disrupted"],
@@ -145,8 +145,17 @@ async def test_a_node_that_is_closed_takes_nothing_new_and_is_held() -> None:
         True,
     )
     before = found.metadata.resource_version
-    await close(found, world.client)
+    await close(found, world.client, holder=claim())
     assert (await world.client.get(Node, "n")).metadata.resource_version == before, "once is enough"
+
+
+async def test_a_node_that_is_held_says_by_whom_whether_or_not_it_has_registered() -> None:
+    """It was let go by nobody when the process ended between the end of its instance and that: who came next knew
+    neither its provider id nor its labels, and the garbage collection not whose it was."""
+    world = World()
+    await close(await world.node(), world.client, holder=claim())
+    [owner] = (await world.client.get(Node, "n")).metadata.owner_references
+    assert (owner.kind, owner.name, owner.uid) == ("Machine", "ws1", "u")
 
 
 async def test_a_node_that_somebody_has_written_to_meanwhile_is_not_closed_on_old_knowledge() -> None:
