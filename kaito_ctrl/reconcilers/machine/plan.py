@@ -26,8 +26,9 @@ from kaito_api.karpenter import (
     NodeRequest,
     NodeRequestStatus,
 )
-from kaito_api.meta import find_condition, is_true
+from kaito_api.meta import find_condition, is_true, rfc3339
 from kaito_api.quantity import parse_quantity
+from kaito_ctrl.reconcilers.machine.absence import moment
 from kaito_ctrl.reconcilers.machine.conditions import Verdict, conclude
 from kaito_ctrl.reconcilers.machine.deadlines import LAUNCHING
 from kaito_ctrl.reconcilers.machine.launch import DELETING, FACTS, implied_labels
@@ -52,6 +53,8 @@ _UNREGISTERED_TAINT = "karpenter.sh/unregistered"
 _DO_NOT_SYNC_TAINTS = "karpenter.sh/do-not-sync-taints"
 _PRIVATE = (LAUNCHING_ANNOTATION, OPERATION_ANNOTATION, TERMINATION_TIMESTAMP_ANNOTATION, LAST_APPLIED)
 """Annotations that are about the claim, and not about its node."""
+_LATE = 5.0
+"""Seconds after which an answer of the cloud is late."""
 _MESSAGE = 800
 _NOT_THERE = "Node not registered with cluster"
 
@@ -111,7 +114,7 @@ def plan_claim(claim: NodeRequest, seen: Observed, now: datetime) -> Plan:
         status = status.evolve(node_name=node.name)
     conditions = conclude(claim, verdicts, now)
     patch = _node_patch(known, node, initialized=initialized) if node is not None and registered else None
-    return Plan(status.evolve(conditions=conditions), labels, _annotations(claim, seen), patch)
+    return Plan(status.evolve(conditions=conditions), labels, _annotations(claim, seen, now), patch)
 
 
 # -- what is known of the instance ---------------------------------------------------------------------------------
@@ -144,11 +147,15 @@ def _labels(claim: NodeRequest, instance: Instance | None) -> Mapping[str, str]:
     return {**instance.labels, **implied_labels(claim), **claim.metadata.labels, **facts}
 
 
-def _annotations(claim: NodeRequest, seen: Observed) -> Mapping[str, str | None]:
+def _annotations(claim: NodeRequest, seen: Observed, now: datetime) -> Mapping[str, str | None]:
     """What has to change of what we have noted."""
     have, wanted = claim.metadata.annotations, dict[str, str | None]()
     if seen.definite and LAUNCHING_ANNOTATION in have:
         wanted[LAUNCHING_ANNOTATION] = None
+    asked = moment(have.get(LAUNCHING_ANNOTATION, ""))
+    if seen.instance is not None and not seen.definite and asked and (now - asked).total_seconds() >= _LATE:
+        # Its request has been under way for long: when the instance has to show counts from the answer.
+        wanted[LAUNCHING_ANNOTATION] = rfc3339(now)
     if seen.definite or seen.absent or seen.instance is not None:
         operation = seen.instance.operation if seen.instance is not None else ""
         if operation != have.get(OPERATION_ANNOTATION, ""):

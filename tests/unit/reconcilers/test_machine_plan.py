@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kaito_api.core import Node
-from kaito_api.karpenter import Machine, NodeClaim, NodeRequest
-from kaito_api.meta import find_condition
+from kaito_api.karpenter import LAUNCHING_ANNOTATION, Machine, NodeClaim, NodeRequest
+from kaito_api.meta import find_condition, rfc3339
 from kaito_ctrl.reconcilers.machine.plan import Observed, Plan, plan_claim
 from kaito_provisioner import Instance, QuotaExceeded, Throttled
 
@@ -134,6 +134,16 @@ def test_what_was_noted_for_the_launch_goes_when_its_answer_is_known() -> None:
     assert refused.annotations == taken_off
     lost = plan_claim(claim(annotations=noted), Observed(error=Throttled("?")), NOW)
     assert lost.annotations == {}
+
+
+def test_the_note_of_a_launch_counts_from_when_the_instance_was_heard_of() -> None:
+    """Its request may have taken most of the time within which the instance was to show: a claim that was deleted then
+    was let go before it did."""
+    asked, heard = ({LAUNCHING_ANNOTATION: rfc3339(NOW - timedelta(seconds=each))} for each in (36, 0))
+    assert plan_claim(claim(annotations=asked), Observed(MAKING), NOW).annotations == heard
+    assert plan_claim(claim(annotations=heard), Observed(MAKING), NOW).annotations == {}
+    shown = plan_claim(claim(annotations=heard), Observed(MAKING, definite=True), NOW)
+    assert shown.annotations == {LAUNCHING_ANNOTATION: None}
 
 
 def test_a_claim_says_what_its_instance_is_and_what_its_requirements_leave_no_choice_about() -> None:
