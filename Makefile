@@ -27,8 +27,8 @@ test: $(VENV) ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 SEEDS ?= 1000
-LIVES ?= both
-sim: $(VENV) ## simulate SEEDS whole lives with faults, on all cores: LIVES=runtime, workspace or both
+LIVES ?= all
+sim: $(VENV) ## simulate SEEDS whole lives with faults, on all cores: LIVES=runtime, workspace, provisioner or all
 	@exec $(BIN)/python -m tests.sim --count $(SEEDS) --lives $(LIVES) $(SIM_ARGS)
 
 bench: $(VENV) ## measure the library beside its peers (half an hour; BENCH_ARGS=--quick: minutes)

@@ -1,4 +1,4 @@
-"""Many simulated lives on all cores: ``python -m tests.sim [--lives runtime|workspace|both] [--count N]``.
+"""Many simulated lives on all cores: ``python -m tests.sim [--lives runtime|workspace|provisioner|all] [--count N]``.
 
 A life that goes wrong prints its seed, its faults, and the shortest list of faults that goes wrong in the same way.
 ``--replay runtime:SEED`` runs one life again, with ``--faults "..."`` under exactly those, and prints its tape.
@@ -22,10 +22,14 @@ from rich.progress import Progress
 
 from kaito_ctrl.runtime.errors import leaf_errors
 from kaito_ctrl.testing import Fault, Recording, parse_faults, run_virtual, shrink, single_faults
-from tests.sim import runtime, workspace
+from tests.sim import provisioner, runtime, workspace
 from tests.sim.life import Life, silence
 
-LIVES: dict[str, Callable[..., Coroutine[Any, Any, Life]]] = {"runtime": runtime.live, "workspace": workspace.live}
+LIVES: dict[str, Callable[..., Coroutine[Any, Any, Life]]] = {
+    "runtime": runtime.live,
+    "workspace": workspace.live,
+    "provisioner": provisioner.live,
+}
 _CHUNK = 8
 
 
@@ -140,7 +144,7 @@ def _tell(outcomes: Sequence[Outcome], asked: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
-    parser.add_argument("--lives", choices=("both", *LIVES), default="both", help="lives of what")
+    parser.add_argument("--lives", choices=("all", *LIVES), default="all", help="lives of what")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--count", type=int, default=1000, help="how many lives")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="how many at once")
@@ -151,7 +155,7 @@ def main() -> int:
     silence()
     if options.replay:
         return _replay(replace(options.replay, faults=options.faults))
-    chosen = tuple(LIVES) if options.lives == "both" else (options.lives,)
+    chosen = tuple(LIVES) if options.lives == "all" else (options.lives,)
     seeds = range(options.first, options.first + (options.count + len(chosen) - 1) // len(chosen))
     jobs = [Job(kind, seed) for seed in seeds for kind in chosen][: options.count]
     if options.singles:

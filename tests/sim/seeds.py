@@ -6,7 +6,7 @@ it once found still is a life with faults like any other, and what it found has 
 
 from __future__ import annotations
 
-__all__ = ["RUNTIME", "WORKSPACE"]
+__all__ = ["PROVISIONER", "RUNTIME", "WORKSPACE"]
 
 WORKSPACE: dict[int, str] = {
     2607: "a node that joined while its machine was being deleted outlived it",
@@ -25,3 +25,13 @@ RUNTIME: dict[int, str] = {
     107417: "the same",
     60052: "an operator made children of an owner that only its silent watch still showed, and the collector took them",
 }
+
+PROVISIONER: dict[tuple[str, int], str] = {
+    ("sim", 12): "a node that had joined and not registered was held for nobody, and stayed for ever",
+    ("sim", 17): "the same",
+    ("sim", 128): "the same",
+    ("aks", 111): "the same, of a pool with two machines",
+    ("aks", 146): "the same, after a restart",
+    ("sim", 135): "a claim was let go whose instance was made by a request that had been under way for long",
+}
+"""Each with its cloud."""

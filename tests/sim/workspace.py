@@ -35,7 +35,7 @@ from kaito_provisioner import Instance, LaunchRequest, Throttled, Unavailable
 from kaito_provisioner.sim import SimCloud, SimInstanceType
 from tests.sim.life import Life, metrics, plan_of, within
 
-__all__ = ["live"]
+__all__ = ["Nodes", "crds", "live"]
 
 KEY = ObjectKey("default", "ws")
 FAULTS_END = 900.0
@@ -92,7 +92,7 @@ async def live(
     network = Network(seed, plan, life.tape)
     server = ApiServer(clock=clock, rng=random.Random(rng.random()))
     user = Client(server.transport())
-    for crd in _crds():
+    for crd in crds():
         await user.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body=crd)
     count = rng.randint(1, 3)
     node_api: NodeApi = rng.choice(("machine", "nodeclaim"))
@@ -140,7 +140,7 @@ async def live(
 
 
 @cache
-def _crds() -> tuple[dict[str, Any], ...]:
+def crds() -> tuple[dict[str, Any], ...]:
     """Made once: making them from the models takes longer than half a life."""
     return tuple(all_crds())
 
