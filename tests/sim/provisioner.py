@@ -94,11 +94,12 @@ async def live(
     recording: Recording | None = None,
     quiet: float | None = None,
     cloud: str | None = None,
+    patience: float = SETTLED,
 ) -> Life:
     """One life. Its faults are drawn from *seed*, or are *faults*, or none while *recording*; what users do, and what
     befalls requests to the cloud, is the seed's in any case. *quiet* is how many seconds the converged state is watched
     for; by default an hour in some lives, and five minutes in the others. *cloud* is ``sim`` or ``aks``; by default the
-    seed says which.
+    seed says which. *patience* is in how many seconds of calm everything must settle.
     """
     rng, life, clock = random.Random(f"{seed}|provisioner"), Life(seed), VirtualClock()
     names = ["kaito"] if rng.random() < 0.6 else ["kaito", "other"]
@@ -151,14 +152,14 @@ async def live(
         await striking
         network.note("calm")
         await people.calm()
-        await _settle(life, custody, network, hosts)
+        await _settle(life, custody, network, hosts, patience)
         hour = rng.random() < 0.1
         if not life.violations:
             custody.quiet = True
             await asyncio.sleep(quiet if quiet is not None else 3600.0 if hour else 300.0)
             custody.quiet = False
             await people.delete_all()
-            if not await within(SETTLED, lambda: _nothing(custody), every=5.0):
+            if not await within(patience, lambda: _nothing(custody), every=5.0):
                 life.violate(LEAKED, f"after everything was deleted: {custody.left()}")
         ended.set()
         await asyncio.wait(running)
@@ -176,12 +177,12 @@ async def _nothing(custody: Custody) -> bool:
     return not custody.left()
 
 
-async def _settle(life: Life, custody: Custody, network: Network, hosts: Sequence[Host]) -> None:
+async def _settle(life: Life, custody: Custody, network: Network, hosts: Sequence[Host], patience: float) -> None:
     loop = asyncio.get_running_loop()
     while any(host.disturbed for host in hosts) or network.disturbed:
         await asyncio.sleep(1.0)
     custody.calm_since = custody.last_write = loop.time()
-    end, pause = loop.time() + SETTLED, 5.0
+    end, pause = loop.time() + patience, 5.0
     while not life.violations:
         unsettled = list(custody.unsettled())
         if not unsettled and loop.time() - custody.last_write > STILL:
