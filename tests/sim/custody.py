@@ -260,8 +260,10 @@ class Custody:
             elif there[uid] != 1:
                 yield ONE, f"{claim} has {there[uid]}"
         uids = {uid for uid, claim in ours.items() if not claim.deleting}
+        # A cloud that has made two machines for one claim keeps both for as long as the claim is there.
+        second = {name for each in self.cloud.existing() if each.uid in uids for name in each.nodes}
         for stored in self._all(Node):
-            if stored.key[1] not in self.foreign and not _owners(stored) & uids:
+            if stored.key[1] not in self.foreign | second and not _owners(stored) & uids:
                 yield LEFT, f"node {stored.key[1]} of {_owners(stored) or 'nobody'}"
 
     def left(self) -> list[str]:

@@ -30,7 +30,7 @@ PROVISIONER: dict[tuple[str, int], str] = {
     ("sim", 12): "a node that had joined and not registered was held for nobody, and stayed for ever",
     ("sim", 17): "the same",
     ("sim", 128): "the same",
-    ("aks", 111): "the same, of a pool with two machines",
+    ("aks", 1270): "a second machine of a pool was taken for one whose claim is gone: of how it was told",
     ("aks", 146): "the same, after a restart",
     ("sim", 135): "a claim was let go whose instance was made by a request that had been under way for long",
 }
