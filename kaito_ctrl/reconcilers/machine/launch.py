@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -22,6 +22,7 @@ from kaito_api.karpenter import (
     LAUNCHING_ANNOTATION,
     OPERATION_ANNOTATION,
     ZONE_LABEL,
+    Machine,
     NodeRequest,
 )
 from kaito_api.meta import find_condition, rfc3339
@@ -68,6 +69,9 @@ __all__ = [
 ]
 
 _GIB = 2**30
+_LARGEST_BARE = 2048
+"""Up to here, gibibytes is what a Machine means that asks for storage without a unit: KAITO's presets of that time do
+("400"), and gpu-provisioner v0.2 took the number for the size of AKS' disk, which is 2048 at most."""
 _LEAST, _MOST = 5.0, 300.0
 _GLANCE = 30.0
 """Seconds after which a claim whose offerings all rest looks whether one has been granted to another claim. That takes
@@ -228,7 +232,7 @@ def launch_request(claim: NodeRequest) -> LaunchRequest:
         labels={**implied_labels(claim), **{key: value for key, value in labels.items() if key not in FACTS}},
         taints=claim.spec.taints,
         startup_taints=claim.spec.startup_taints,
-        disk=_disk(claim.spec.resources.requests),
+        disk=_disk(claim),
         requirements=claim.spec.requirements,
         annotations=claim.metadata.annotations,
         group=f"{labels.get(WORKSPACE_NAMESPACE_LABEL, '')}/{workspace}" if workspace else "",
@@ -241,13 +245,16 @@ def implied_labels(claim: NodeRequest) -> dict[str, str]:
     return {key: found[0] for key, found in single.items() if len(found) == 1 and _LABEL_VALUE.fullmatch(found[0])}
 
 
-def _disk(requests: Mapping[str, str]) -> int:
+def _disk(claim: NodeRequest) -> int:
+    requests = claim.spec.resources.requests
     for resource, amount in requests.items():
         try:
             parse_quantity(amount)
         except ValueError as error:
             raise InvalidRequest(f"resources.requests.{resource}: {error}", fix="write an amount like 100Gi") from error
     disk = int(parse_quantity(requests.get("storage", "0")))
+    if claim.kind == Machine.kind and 0 < disk <= _LARGEST_BARE:
+        disk *= _GIB
     if disk < 0 or 0 < disk < _GIB:
         raise InvalidRequest(
             f"resources.requests.storage is {requests['storage']}, which is less than 1Gi",

@@ -69,6 +69,8 @@ async def test_claims_of_a_karpenter_in_the_same_cluster_are_never_touched(world
     await world.user.delete(world.kind, ObjectKey("", "theirs"))
 
 
+KINDS: tuple[type[NodeRequest], ...] = (Machine, NodeClaim)
+
 # -- what is asked for ---------------------------------------------------------------------------------------------
 
 
@@ -95,10 +97,18 @@ def test_what_an_earlier_instance_was_is_not_asked_for() -> None:
     assert request.group == "/ws"
 
 
-@pytest.mark.parametrize("storage", ["400", "1023Mi", "-1Gi", "lots"])
-def test_a_disk_that_cannot_be_meant_is_refused_with_a_fix(storage: str) -> None:
+@pytest.mark.parametrize(("storage", "gib"), [("0", 0), ("400", 400), ("50Gi", 50), ("2048", 2048)])
+def test_a_machine_that_asks_for_a_disk_as_kaito_once_did_gets_it(storage: str, gib: int) -> None:
+    assert launch_request(claim(Machine, storage=storage)).disk == gib * 2**30
+
+
+@pytest.mark.parametrize(
+    ("kind", "storage"),
+    [(NodeClaim, "400"), *((kind, each) for kind in KINDS for each in ("4000", "1023Mi", "-1Gi", "lots"))],
+)
+def test_a_disk_that_cannot_be_meant_is_refused_with_a_fix(kind: type[NodeRequest], storage: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        launch_request(claim(storage=storage))
+        launch_request(claim(kind, storage=storage))
     assert "resources.requests.storage" in caught.value.message
     assert "100Gi" in caught.value.fix
 
@@ -304,7 +314,7 @@ async def test_a_cloud_that_will_not_delete_what_it_could_not_make_is_not_hurrie
 
 @alone()
 async def test_what_a_claim_can_never_have_is_said_and_not_asked_for(world: Alone) -> None:
-    await world.ask(storage="400")
+    await world.ask(storage="400Mi")
     await asyncio.sleep(3600)
     _, reason, message = await world.said(world.kind.launched)
     assert reason == "InvalidRequest"
