@@ -130,7 +130,8 @@ def classify(error: HttpResponseError, call: Call, *, pool: str, offering: Offer
         return ruled
     if status in (408, 500, 502, 503, 504) or status >= 500:
         return _unavailable(f"Azure answered {status}: {answer.spoken()}", call, answer.retry_after)
-    if status in (409, 412):
+    # AKS says so with 400 too, and then it is no fault of the request.
+    if status in (409, 412) or (status == 400 and answer.says(*_BUSY_TEXTS)):
         return _busy(answer)
     if status == 403:
         return _denied(answer)
@@ -219,6 +220,13 @@ def _by_rule(answer: Answer, offering: Offering | None) -> CloudError | None:
     if answer.says("cluster is stopped", "power state is stopped", "cluster is in stopped"):
         return Conflict(
             f"the managed cluster is stopped: {answer.spoken()}", fix="az aks start", retry_after=answer.retry_after
+        )
+    if answer.says("cluster is in a failed state", "cluster is in failed state"):
+        return Conflict(
+            f"the managed cluster is in a failed state: {answer.spoken()}",
+            fix="az aks update --resource-group GROUP --name CLUSTER, without any other flag, has AKS repair it; az aks "
+            "operation show-latest tells what failed",
+            retry_after=answer.retry_after,
         )
     if answer.has("propertychangenotallowed"):
         return Conflict(

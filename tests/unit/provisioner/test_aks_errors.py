@@ -91,6 +91,8 @@ PENDING = (
         (404, None, Unavailable),
         (409, bare("OperationNotAllowed", IN_PROGRESS), Conflict),
         (409, bare("OperationNotAllowed", PENDING), Conflict),
+        (400, bare("OperationNotAllowed", PENDING), Conflict),
+        (400, wrapped("BadRequest", "Cluster is in a failed state; reconcile it first"), Conflict),
         (409, bare("OriginalEtagNotExpect", "The etag has changed"), Conflict),
         (412, bare("EtagMismatch", "The etag does not match"), Conflict),
         (409, wrapped("ScopeLocked", "The scope is locked"), Unauthorized),
