@@ -15,6 +15,9 @@ A launch goes like this::
         except OfferingError as error:
             registry.refused(offering, error)
             continue
+        except BaseException:
+            registry.abandon(offering)
+            raise
         ...
     # All refused: split(...).waiting says why, and when to come back.
 
@@ -106,6 +109,14 @@ class UnavailableOfferings:
         mark.until = self._monotonic() + self._rest(mark.refusals + 1)
         mark.tried = True
         return True
+
+    def abandon(self, offering: Offering) -> None:
+        """The attempt came to nothing that says anything of *offering*: whoever wants it may try at once. What it was
+        refused before counts on."""
+        mark = self._marks.get(_key(offering))
+        if mark is not None and mark.tried:
+            mark.until = self._monotonic()
+            mark.tried = False
 
     def refused(self, offering: Offering, error: CloudError) -> float:
         """The cloud has none of it. Returns for how many seconds it rests; longer than usual if the cloud asks so."""

@@ -125,15 +125,19 @@ class Launcher:
         for place, offering in enumerate(ready):
             if not registry.attempt(offering):
                 continue  # another claim is finding out
-            if not announced:
-                claim, announced = await _announce(claim, ctx), True
-            ctx.check_leading()
             try:
+                if not announced:
+                    claim, announced = await _announce(claim, ctx), True
+                ctx.check_leading()
                 instance = await self._cloud.create(_narrowed(request, ready[place:], types))
             except OfferingError as error:
                 self._refuse(claim, error.offering or offering, error, ctx)
             except CloudError as error:
+                registry.abandon(offering)
                 return Attempt(claim, error=error)
+            except BaseException:
+                registry.abandon(offering)
+                raise
             else:
                 if instance.state != "Deleting":  # or it is one that could not be made, and has not gone yet
                     telling.offering_chosen(ctx.events, claim, describe(instance.offering or offering))

@@ -49,6 +49,21 @@ def test_a_refused_offering_rests_and_says_why(registry: UnavailableOfferings, c
     assert not registry.attempt(B)
 
 
+def test_an_attempt_that_came_to_nothing_gives_its_turn_back_and_forgets_no_refusal(
+    registry: UnavailableOfferings, clock: Clock
+) -> None:
+    registry.refused(A, NONE_LEFT)
+    clock.now += 60
+    assert registry.attempt(A)
+    assert not registry.attempt(A)
+    registry.abandon(A)
+    assert registry.split([A]) == ((A,), ())
+    assert registry.attempt(A)
+    assert registry.refused(A, NONE_LEFT) == 120.0
+    registry.abandon(A)
+    assert not registry.attempt(A), "whoever has no turn cannot give it back"
+
+
 def test_the_rest_doubles_up_to_ten_minutes(registry: UnavailableOfferings, clock: Clock) -> None:
     rests = []
     for _ in range(2000):

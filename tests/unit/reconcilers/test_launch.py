@@ -17,11 +17,13 @@ from kaito_ctrl.runtime import ObjectKey
 from kaito_provisioner import (
     CloudError,
     Instance,
+    InsufficientCapacity,
     InvalidRequest,
     LaunchRequest,
     NodeClassKind,
     Offering,
     Throttled,
+    Unauthorized,
     Unavailable,
 )
 from kaito_provisioner.sim import Scarcity, SimInstanceType
@@ -392,6 +394,28 @@ async def test_a_cloud_that_throttles_is_heard(world: Alone) -> None:
     assert (await world.said(world.kind.launched))[1:] == ("Throttled", "place 3 in the queue")
     assert world.cloud.calls["create"] == 1
     await world.until_ready(within=120 + BOOT)
+
+
+@alone(kinds=(Machine,))
+async def test_an_error_that_says_nothing_of_an_offering_does_not_keep_it_from_being_tried(world: Alone) -> None:
+    asked = 0
+
+    def fault(call: str, _: str) -> Exception | None:
+        nonlocal asked
+        if call != "create":
+            return None
+        asked += 1
+        if asked == 4:
+            return Unauthorized("the token has expired", retry_after=5.0)
+        return InsufficientCapacity("none left") if asked < 4 else None
+
+    async def hiccup() -> bool:
+        return asked == 4
+
+    world.cloud.fault = fault
+    await world.ask()
+    await world.until(hiccup, within=2000)
+    await world.until_ready(within=BOOT + 20)
 
 
 @alone()
