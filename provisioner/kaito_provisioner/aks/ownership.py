@@ -19,17 +19,16 @@ _FROM_A_CLAIM = (NODEPOOL_LABEL, PROVISIONER_NAME_LABEL)
 
 
 class Ownership:
-    """The claims of the pools of one *cluster*."""
+    """The claims of the pools of one cluster."""
 
-    def __init__(self, cluster: str) -> None:
-        self._cluster = cluster
+    def __init__(self) -> None:
         self._inherited: dict[str, str] = {}
         """The uids of the claims that have pools of gpu-provisioner's, by name."""
 
     def uid(self, pool: Pool) -> str:
-        """Of its claim; empty if it was made for none of this cluster's."""
+        """Of its claim; empty if it was made for none, or for one that has not asked yet."""
         if pool.claim_uid:
-            return pool.claim_uid if pool.is_of(self._cluster) else ""
+            return pool.claim_uid
         return self._inherited.get(pool.name, "") if _is_gpu_provisioners(pool) else ""
 
     def is_of(self, pool: Pool, uid: str) -> bool:
@@ -46,7 +45,9 @@ class Ownership:
         """In a message."""
         if pool.claim_uid:
             return f"the {pool.claim_kind} of uid {pool.claim_uid}"
-        return "somebody else: no claim's uid is in its tags"
+        if self.uid(pool):
+            return f"the claim of uid {self.uid(pool)}, which had it from gpu-provisioner"
+        return "somebody else: no claim's uid is in its tags or node labels"
 
 
 def _is_gpu_provisioners(pool: Pool) -> bool:

@@ -1,7 +1,7 @@
 """Requests as agent pools, and agent pools as instances: pure functions of JSON.
 
 One claim is one pool of one machine, and the pool has the claim's name. Whose it is, it says itself: in its tags, which
-its scale set and its bill carry too, and once more in its node labels, for clouds whose policies rewrite tags.
+its scale set and its bill carry too, and once more in its node labels. Those decide: policies rewrite tags.
 
 Wire shapes: ``Microsoft.ContainerService``'s ``agentPools`` (learn.microsoft.com/rest/api/aks/agent-pools).
 """
@@ -36,6 +36,7 @@ _TAG_NAME = "kaito.sh_claim-name"
 _TAG_KIND = "kaito.sh_claim-kind"
 _TAG_CREATED = "kaito.sh_created"
 
+_KINDS = ("Machine", "NodeClaim")
 _NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 _RESERVED = ("kubernetes.io", "k8s.io", "kubernetes.azure.com")
 _OS_SKUS = ("Ubuntu", "AzureLinux", "Ubuntu2204", "Ubuntu2404", "AzureLinux3", "AzureContainerLinux", "CBLMariner")
@@ -75,16 +76,13 @@ class Pool:
     @property
     def claim_uid(self) -> str:
         """The claim that it was made for; empty if it is none of ours."""
-        return self.tag(_TAG_UID) or self.labels.get(CLAIM_UID_LABEL, "")
-
-    def is_of(self, cluster: str) -> bool:
-        """Whether it was made for a claim of *cluster*, as far as it says."""
-        named = self.tag(_TAG_CLUSTER)
-        return not named or named.lower() == cluster.lower()
+        # Which cluster its tags name says nothing: only our own cluster's pools are ever seen.
+        return self.labels.get(CLAIM_UID_LABEL, "") or self.tag(_TAG_UID)
 
     @property
     def claim_kind(self) -> str:
-        return self.tag(_TAG_KIND) or ("NodeClaim" if NODEPOOL_LABEL in self.labels else "Machine")
+        told = self.tag(_TAG_KIND)
+        return told if told in _KINDS else ("NodeClaim" if NODEPOOL_LABEL in self.labels else "Machine")
 
     @property
     def provisioning_state(self) -> str:

@@ -87,7 +87,7 @@ class AksCloud:
         # 60, and one a second, for everything else; of which lists get what is left over here.
         self._requests = Pacer(clock.monotonic, burst=45, interval=1.5, of="requests")
         self._inventory = Inventory(arm.list, clock.monotonic)
-        self._ownership = Ownership(settings.cluster)
+        self._ownership = Ownership()
         self._aborted: dict[str, float] = {}
         """When the creation for a claim was last asked to end, by the claim's uid."""
 

@@ -396,6 +396,23 @@ def test_a_claim_that_gpu_provisioner_has_served_keeps_its_pool_and_takes_it_alo
     on_bench(test)
 
 
+@pytest.mark.parametrize("tag", ["kaito.sh_cluster", "kaito.sh_claim-uid", "kaito.sh_claim-kind"])
+def test_a_policy_that_rewrites_tags_makes_no_pool_nobodys(tag: str) -> None:
+    async def test(bench: AksBench, cloud: AksCloud) -> None:
+        await _running(bench, cloud)
+        bench.arm.pools()["ws1"].properties["tags"][tag] = "inherited"
+        late = await bench.provider()
+        assert [(each.claim_uid, each.claim_kind) for each in await late.list()] == [("uid-1", "Machine")]
+        found = await late.find(claim())
+        with pytest.raises(NotFound, match="the Machine of uid uid-1, and not to this claim"):
+            await late.find(claim(uid="uid-2"))
+        await late.delete(found)
+        await bench.elapse(300)
+        assert not bench.arm.pools()
+
+    on_bench(test)
+
+
 def test_a_missing_cluster_is_no_missing_pool() -> None:
     async def test(bench: AksBench, _: AksCloud) -> None:
         for settings in (

@@ -202,10 +202,11 @@ def test_a_pool_tells_whose_it_is_even_if_a_policy_has_rewritten_its_tags() -> N
     properties = body(replace(REQUEST, kind="NodeClaim"))
     shouted = {**properties, "tags": {key.upper(): value for key, value in properties["tags"].items()}}
     stripped = {**properties, "tags": None}
-    for each in (properties, shouted, stripped):
+    inherited = {"kaito.sh_cluster": "of-the-group", "kaito.sh_claim-uid": "other", "kaito.sh_claim-kind": "Other"}
+    rewritten = {**properties, "tags": {**properties["tags"], **inherited}}
+    unlabelled = {**properties, "nodeLabels": {"karpenter.sh/nodepool": "kaito"}}
+    for each in (properties, shouted, stripped, rewritten, unlabelled):
         pool = Pool.of({"name": "ws1", "properties": each})
         assert (pool.claim_uid, pool.claim_kind, pool.created) == ("6e0c", "NodeClaim", NOW)
-        assert pool.is_of("C")
-    assert not Pool("ws1", properties).is_of("other")
     stranger = Pool("ws1", {"nodeLabels": None, "tags": None})
     assert (stranger.claim_uid, stranger.created, stranger.provisioning_error) == ("", None, None)
