@@ -300,8 +300,10 @@ class MachineController(Controller[NodeRequest]):
             if each.spec.provider_id
             and (each.spec.provider_id == claim.status.provider_id if awaited is None else _has(each, awaited))
         ]
-        if len(joined) == 1 and stage != "initialization":
-            return False  # the cache will hear of it
+        if len(joined) == 1:
+            now = plan_claim(claim, Observed(nodes=joined), ctx.now()).status.conditions
+            if stage != "initialization" or is_true(now, claim.initialized):
+                return False  # the cache will hear of it
         why = f"{_OVERDUE[stage]} within {LIMITS[stage] / 60:.0f} minutes"
         await self._end(claim, _DISRUPTIONS[stage], why, ctx)
         return True

@@ -123,6 +123,22 @@ async def test_a_node_that_the_cache_has_not_heard_of_saves_its_claim(world: Alo
     await world.until_ready(within=10)
 
 
+@alone()
+async def test_a_node_that_is_usable_without_the_cache_having_heard_of_it_saves_its_claim(world: Alone) -> None:
+    world.nodes.ready = "False"
+    await world.ask()
+
+    async def registered() -> bool:
+        return (await world.said(world.kind.registered))[0] == "True"
+
+    await world.until(registered)
+    world.nodes_are_told.clear()
+    await world.nodes.report("ws1", "True")
+    await stays(world, 40 * MINUTE)
+    world.nodes_are_told.set()
+    await world.until_ready(within=60)
+
+
 # -- silence -------------------------------------------------------------------------------------------------------
 
 
