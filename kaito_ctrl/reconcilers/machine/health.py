@@ -5,9 +5,10 @@ replace a node is to delete its claim, with the moment from which nothing is wai
 answers for the pods of a dead node. Whoever needs a node asks for another. The brake of :mod:`.fleet` is on all of it:
 many unhealthy nodes are an outage, and come back by themselves.
 
-How long a condition has lasted is measured here, on a clock that does not jump, from the moment at which it was seen
-to begin. What had begun before this process looked is as old as its timestamp says, by the API server's clock; because
-kubelets' clocks are wrong sometimes, it has to be seen for a while all the same.
+How long a condition has lasted is measured here, on a clock that does not jump, from the moment at which this process
+saw it first. What had begun before counts from then, too: when a cluster that was stopped is started, its system nodes,
+and this process on them, are back before the others, whose silence is as old as the stop. And the clocks by which
+conditions are dated are wrong sometimes.
 """
 
 from __future__ import annotations
@@ -35,24 +36,16 @@ _BLOCKED = 300.0
 """Seconds between two attempts to replace a node while something holds that up."""
 _REMEMBERED = 60.0
 """Seconds for which that is remembered: an outage of a thousand nodes is not to be counted a thousand times."""
-_WITNESSED = 120.0
-"""Seconds for which a condition has to be seen here, however old its timestamp says that it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Episode:
-    """A bad condition, for as long as it stays as it is. Times are on the monotonic clock."""
+    """A bad condition, for as long as it stays as it is."""
 
     began: tuple[str, str, datetime | None]
     """What tells it from others of the same node: type, status, and when it says that it began."""
     seen: float
-    """Since when this process knows."""
-    since: float
-    """Since when it counts; that may be before this process began."""
-
-    def due(self, toleration: float) -> float:
-        """When it will have lasted for too long."""
-        return max(self.since + toleration, self.seen + min(toleration, _WITNESSED))
+    """Since when this process knows, on the monotonic clock."""
 
 
 def _claims_of(node: Node, _: Reader) -> Iterable[ObjectKey]:
@@ -89,12 +82,13 @@ class HealthController(Controller[NodeRequest]):
         if node is None or not self._stands(claim, node):
             self._episodes.pop(ctx.key, None)
             return Result.done()
-        episodes = await self._watch(node, ctx)
+        episodes = self._watch(node, ctx)
         if not episodes:
             await self._absolve(claim, ctx)
             return Result.done()
         policy, due = min(
-            ((policy, episode.due(policy.toleration)) for policy, episode in episodes.items()), key=lambda each: each[1]
+            ((policy, episode.seen + policy.toleration) for policy, episode in episodes.items()),
+            key=lambda each: each[1],
         )
         remaining = due - ctx.clock.monotonic()
         if remaining > 0:
@@ -110,18 +104,15 @@ class HealthController(Controller[NodeRequest]):
             and node.spec.provider_id == claim.status.provider_id
         )
 
-    async def _watch(self, node: Node, ctx: Context) -> dict[RepairPolicy, _Episode]:
+    def _watch(self, node: Node, ctx: Context) -> dict[RepairPolicy, _Episode]:
         """The bad conditions of *node*, and since when each counts."""
-        known = self._episodes.get(ctx.key)
+        known = self._episodes.get(ctx.key, {})
         episodes = {}
         for policy, condition in _bad(node, self._cloud.repair_policies()):
             began = (condition.type, condition.status, condition.last_transition_time)
-            episode = known.get(policy) if known is not None else None
+            episode = known.get(policy)
             if episode is None or episode.began != began:
-                now = ctx.clock.monotonic()
-                # The beginning of what begins before our eyes is not to be asked for.
-                age = await _age(condition, ctx) if known is None else 0.0
-                episode = _Episode(began, now, now - age)
+                episode = _Episode(began, ctx.clock.monotonic())
             episodes[policy] = episode
         self._episodes[ctx.key] = episodes
         return episodes
@@ -185,13 +176,6 @@ def _bad(node: Node, policies: Sequence[RepairPolicy]) -> Iterable[tuple[RepairP
         for condition in node.status.conditions:
             if (condition.type, condition.status) == (policy.condition, policy.status):
                 yield policy, condition
-
-
-async def _age(condition: Condition, ctx: Context) -> float:
-    """Seconds since *condition* began, by the API server's clock; none if it does not say, or says the future."""
-    if condition.last_transition_time is None:
-        return 0.0
-    return max((await ctx.client.server_time() - condition.last_transition_time).total_seconds(), 0.0)
 
 
 def _expired(claim: NodeRequest, now: datetime) -> bool:
