@@ -129,7 +129,7 @@ class Arm:
                     if not method.finished():
                         await method.update_status()
             except BadStatus as error:
-                if seen.response.status_code == 404:
+                if seen.response.status_code in (404, 410):
                     return None
                 raise HttpResponseError(response=seen.response) from error
             except BadResponse as error:

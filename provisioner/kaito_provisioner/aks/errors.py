@@ -6,6 +6,7 @@ only where no rule does.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from azure.core.exceptions import (
@@ -224,8 +225,8 @@ def _by_rule(answer: Answer, offering: Offering | None) -> CloudError | None:
     if answer.says("cluster is in a failed state", "cluster is in failed state"):
         return Conflict(
             f"the managed cluster is in a failed state: {answer.spoken()}",
-            fix="az aks update --resource-group GROUP --name CLUSTER, without any other flag, has AKS repair it; az aks "
-            "operation show-latest tells what failed",
+            fix="az aks update --resource-group GROUP --name CLUSTER, without any other flag, has AKS repair it; "
+            "az aks operation show-latest tells what failed",
             retry_after=answer.retry_after,
         )
     if answer.has("propertychangenotallowed"):
@@ -273,8 +274,8 @@ def _missing(answer: Answer, pool: str) -> CloudError:
         return _cluster_gone(answer)
     if pool and (
         answer.has("agentpoolnotfound")
-        or answer.says("agent pool not found", f"/agentpools/{pool.lower()}'", f"/agentpools/{pool.lower()} ")
-        or (answer.has("notfound", "resourcenotfound") and answer.says("agent pool", "agentpool"))
+        or answer.says("agent pool not found")
+        or re.search(rf"agent\s?pools?['\":/\s]+{re.escape(pool.lower())}\b", answer.text)
         or (answer.has("notfound") and not answer.says("managed cluster", "managedcluster", "resource group"))
     ):
         return NotFound(f"there is no agent pool {pool}")
@@ -295,8 +296,10 @@ def _cluster_gone(answer: Answer) -> ClusterNotFound:
 def _denied(answer: Answer) -> Unauthorized:
     return Unauthorized(
         f"Azure denies it: {answer.spoken()}",
-        fix="give the identity Microsoft.ContainerService/managedClusters/agentPools/* on the managed cluster (Azure "
-        "Kubernetes Service Contributor Role has it), and join/action on its subnet; a new assignment needs minutes",
+        fix="give the identity Microsoft.ContainerService/managedClusters/agentPools/* (read, write, delete and "
+        "abort/action) on the managed cluster, which Azure Kubernetes Service Contributor Role has; "
+        "Microsoft.ContainerService/locations/operations/read on the subscription; and join/action on its subnet. "
+        "A new assignment needs minutes",
     )
 
 

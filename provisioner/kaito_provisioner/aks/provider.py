@@ -23,7 +23,7 @@ from dataclasses import replace
 from kaito_api.karpenter import CAPACITY_TYPE_LABEL, INSTANCE_TYPE_LABEL, ZONE_LABEL
 from kaito_ctrl.runtime.clock import Clock
 from kaito_provisioner.aks.answers import Answer
-from kaito_provisioner.aks.arm import Arm
+from kaito_provisioner.aks.arm import Arm, Polled
 from kaito_provisioner.aks.config import AksSettings
 from kaito_provisioner.aks.errors import classify_failure
 from kaito_provisioner.aks.inventory import Inventory
@@ -141,7 +141,7 @@ class AksCloud:
         instance = self._instance(pool, provider_id=claim.provider_id, operation=claim.operation if operation else "")
         if instance.state == "Failed" and operation is not None and operation.doing == "create":
             # The operation knows more of what went wrong than its pool does, and older APIs' pools know nothing.
-            polled = await self._arm.poll(claim.name, operation)
+            polled = await self._polled(claim.name, operation)
             if polled is not None and polled.failure is not None and polled.failure.codes:
                 error = classify_failure(polled.failure, offering=instance.offering)
                 instance = replace(instance, error=error)
@@ -244,11 +244,21 @@ class AksCloud:
 
     # -- find ----------------------------------------------------------------------------------------------------
 
+    async def _polled(self, name: str, operation: Operation) -> Polled | None:
+        """What has become of *operation*; ``None`` if that cannot be known: what the pool itself says has to do."""
+        try:
+            return await self._arm.poll(name, operation)
+        except (Unavailable, Throttled):
+            raise
+        except CloudError:
+            # The right to read operations is one of its own, and old tokens name versions that are served no more.
+            return None
+
     async def _hidden(self, claim: ClaimRef, operation: Operation | None) -> Instance:
         """The service shows no such pool: it may still be making it."""
         # One that deletes a pool is over when the pool is gone.
         if operation is not None and operation.pool is not None and operation.pool.claim_uid == claim.uid:
-            polled = await self._arm.poll(claim.name, operation)
+            polled = await self._polled(claim.name, operation)
             if polled is not None and polled.running:
                 return replace(self._instance(operation.pool, operation=claim.operation), state="Creating")
         self._forget(claim.name)
@@ -293,7 +303,7 @@ class AksCloud:
         operation = Operation.open(instance.operation, instance.name, self._arm.site)
         making = self._inventory.just_created(instance.name, instance.claim_uid)
         if not making and operation is not None and operation.doing == "create":
-            polled = await self._arm.poll(instance.name, operation)
+            polled = await self._polled(instance.name, operation)
             making = polled is not None and polled.running
         if making:
             raise Conflict(

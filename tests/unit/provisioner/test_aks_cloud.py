@@ -240,6 +240,26 @@ def test_what_is_found_missing_while_the_machine_is_made_is_the_instances_error(
     on_bench(test)
 
 
+@pytest.mark.parametrize(
+    ("status", "code"), [(403, "AuthorizationFailed"), (400, "InvalidApiVersionParameter"), (410, "Gone")]
+)
+def test_an_operation_that_may_not_be_asked_about_hides_nothing_of_its_pool(status: int, code: str) -> None:
+    async def test(bench: AksBench, cloud: AksCloud) -> None:
+        bench.shortage(SMALL, "capacity", late=True)
+        made = await cloud.create(request())
+        await bench.elapse(120)
+        bench.arm.faults.refuse(status, code, on="operation", times=100)
+        failed = await cloud.find(claim(operation=made.operation))
+        assert failed.state == "Failed"
+        assert isinstance(failed.error, InsufficientCapacity)
+        await cloud.delete(failed)
+        await bench.elapse(300)
+        with pytest.raises(NotFound):
+            await cloud.find(claim(operation=made.operation))
+
+    on_bench(test)
+
+
 def test_a_pool_that_failed_is_deleted_like_any_other() -> None:
     async def test(bench: AksBench, cloud: AksCloud) -> None:
         bench.shortage(SMALL, "capacity", late=True)

@@ -83,6 +83,15 @@ PENDING = (
             ),
             ClusterNotFound,
         ),
+        (
+            404,
+            wrapped(
+                "ResourceNotFound",
+                "The Resource 'Microsoft.ContainerService/managedClusters/agentpool-x' under resource group 'g' was "
+                "not found.",
+            ),
+            ClusterNotFound,
+        ),
         (404, bare("NotFound", "Managed Cluster c not found"), ClusterNotFound),
         (404, wrapped("ResourceGroupNotFound", "Resource group 'g' could not be found."), ClusterNotFound),
         (404, wrapped("SubscriptionNotFound", "The subscription 's' could not be found."), ClusterNotFound),
