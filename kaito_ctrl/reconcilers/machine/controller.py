@@ -19,10 +19,11 @@ from kaito_api.karpenter import (
 from kaito_api.meta import find_condition, is_true
 from kaito_ctrl.reconcilers.machine import telling
 from kaito_ctrl.reconcilers.machine.deadlines import LAUNCHING, LIMITS, Stage, Stopwatches, stage_of
+from kaito_ctrl.reconcilers.machine.inventory import Inventory
 from kaito_ctrl.reconcilers.machine.launch import Launcher, may_have_instance, patience, reference
-from kaito_ctrl.reconcilers.machine.managed import concerns
+from kaito_ctrl.reconcilers.machine.managed import concerns, is_managed
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics, Disruption
-from kaito_ctrl.reconcilers.machine.plan import Observed, Plan, plan_claim
+from kaito_ctrl.reconcilers.machine.plan import PRIVATE, Observed, Plan, plan_claim
 from kaito_ctrl.reconcilers.machine.termination import Termination, live_nodes
 from kaito_ctrl.reconcilers.machine.trouble import Trouble
 from kaito_ctrl.runtime import (
@@ -39,16 +40,17 @@ from kaito_ctrl.runtime import (
 from kaito_ctrl.runtime.codec import Header
 from kaito_ctrl.runtime.entry import Entry
 from kaito_ctrl.runtime.errors import Conflict, NotFound
+from kaito_ctrl.runtime.store import Change
 from kaito_provisioner import CloudError, CloudProvider, Instance, UnavailableOfferings
 from kaito_provisioner import NotFound as InstanceNotFound
 
 __all__ = ["MachineController"]
 
 _POLL = 5.0
-"""Seconds between two looks at a cloud that is busy for us, and between the two after which an instance that we have
-seen at work is believed to be gone; nodes and claims wake us by themselves."""
+"""Seconds between two looks at a cloud that is busy for us; nodes and claims wake us by themselves."""
 _LAG = 60.0
-"""Seconds until an instance that is being made is shown by every cloud."""
+"""Seconds until an instance that is being made is shown by every cloud, and after which one that is not shown any more
+is believed to be gone."""
 _SILENCE = 60.0
 """Seconds between two looks at the instance of a node that is not ready."""
 _DISRUPTIONS: Mapping[Stage, Disruption] = {
@@ -73,6 +75,17 @@ def _provider_id_of(node: Node) -> tuple[str, ...]:
     return (node.spec.provider_id,) if node.spec.provider_id else ()
 
 
+def _asks_for_something_else(change: Change[NodeRequest]) -> bool:
+    """The spec has changed, or an annotation that is not one of our notes: some say what the node has to be like."""
+    if change.old is None or change.new is None or generation_changed(change):
+        return True
+    old, new = (
+        {key: value for key, value in (each.header.annotations or {}).items() if key not in PRIVATE}
+        for each in (change.old, change.new)
+    )
+    return old != new
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What there is, of a claim as it is now, and in how many seconds to look again if nothing wakes us."""
@@ -87,8 +100,8 @@ class MachineController(Controller[NodeRequest]):
 
     name = "machine"
     workers = 32
-    # Our own status writes must not wake us: that would void the patience that a refusing cloud is owed.
-    when = generation_changed
+    # Our own writes must not wake us: that would void the patience that a refusing cloud is owed.
+    when = _asks_for_something_else
     finalizer = TERMINATION_FINALIZER
 
     def __init__(
@@ -169,8 +182,7 @@ class MachineController(Controller[NodeRequest]):
                 if not await self._is_gone(claim, _LAG, ctx):
                     return _Look(claim, Observed(nodes=self._nodes_of(_known(claim), ctx)), _POLL)
                 if granted:
-                    await self._end(claim, "garbage_collected", "its instance is gone", ctx)
-                    return None
+                    return await self._vanished(claim, Observed(nodes=self._nodes_of(_known(claim), ctx)), ctx)
             attempt = await self._launcher.launch(claim, ctx)
             claim, instance, shown = attempt.claim, attempt.instance, False
             if instance is None:
@@ -224,15 +236,9 @@ class MachineController(Controller[NodeRequest]):
         except InstanceNotFound:
             if ready:
                 return _Look(claim, seen, _SILENCE)
-            if not await self._is_gone(claim, _POLL, ctx):
+            if not await self._is_gone(claim, _LAG, ctx):
                 return _Look(claim, seen, _POLL)
-            why_not = await self._trouble.why(await ctx.client.list(Node, misfits=[]), ctx)
-            if why_not is not None:
-                # The cloud may have been asked about the wrong place. What sees all of them at once has the last word.
-                ctx.log.warning("its instance is gone, which is left to the garbage collection", reason=why_not)
-                return _Look(claim, seen, _SILENCE)
-            await self._end(claim, "garbage_collected", "its instance is gone", ctx)
-            return None
+            return await self._vanished(claim, seen, ctx)
         except CloudError as error:
             ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)
             return _Look(claim, seen, error.retry_after or _SILENCE)
@@ -262,6 +268,25 @@ class MachineController(Controller[NodeRequest]):
                 ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)
             return False
         return True
+
+    async def _vanished(self, claim: NodeRequest, seen: Observed, ctx: Context) -> _Look | None:
+        """End *claim*, whose instance the cloud does not know any more; unless what the cloud shows is not to be
+        believed: it may have been asked about the wrong place."""
+        try:
+            instances = [each for each in await self._cloud.list() if each.claim_kind == self.kind.kind]
+        except CloudError as error:
+            return _Look(claim, seen, error.retry_after or _SILENCE)
+        nodes = await ctx.client.list(Node, misfits=[])
+        claims = [each for each in ctx.cache.list(self.kind) if is_managed(each, self._cloud.node_classes)]
+        uids = frozenset(each.uid for each in claims)
+        refusal = Inventory(self.kind, instances, nodes, claims, uids).contradiction()
+        why_not = refusal[1] if refusal is not None else await self._trouble.why(nodes, ctx)
+        if why_not is not None:
+            # What sees all of them at once has the last word.
+            ctx.log.warning("its instance is gone, which is left to the garbage collection", reason=why_not)
+            return _Look(claim, seen, _SILENCE)
+        await self._end(claim, "garbage_collected", "its instance is gone", ctx)
+        return None
 
     # -- giving up -----------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from kaito_api.karpenter import (
     CAPACITY_TYPE_LABEL,
@@ -73,6 +73,7 @@ _LARGEST_BARE = 2048
 """Up to here, gibibytes is what a Machine means that asks for storage without a unit: KAITO's presets of that time do
 ("400"), and gpu-provisioner v0.2 took the number for the size of AKS' disk, which is 2048 at most."""
 _LEAST, _MOST = 5.0, 300.0
+_HOPELESS_LEAST, _HOPELESS_MOST = 600.0, 1800.0
 _GLANCE = 30.0
 """Seconds after which a claim whose offerings all rest looks whether one has been granted to another claim. That takes
 no call of the cloud."""
@@ -83,6 +84,8 @@ FACTS = (INSTANCE_TYPE_LABEL, CAPACITY_TYPE_LABEL, ZONE_LABEL, "topology.kuberne
 """Labels by which an instance says what it is: whatever the claim says, or said of an instance before."""
 DELETING = "InstanceDeleting"
 """The reason of a claim whose instance goes before its node has come."""
+CREATION_LABEL = "kaito.sh/creation-timestamp"
+"""When the claim was made, on its instance, as gpu-provisioner writes it: colons are no part of a label's value."""
 _UNAVAILABLE = "all requested instance types were unavailable during launch"
 
 
@@ -209,31 +212,34 @@ def may_have_instance(claim: NodeRequest) -> bool:
     return launched is not None and (launched.status == "True" or launched.reason in (LAUNCHING, DELETING))
 
 
-def patience(claim: NodeRequest, error: CloudError, now: datetime) -> float | None:
-    """Seconds until the cloud is asked again, ``None`` if that is of no use.
+def patience(claim: NodeRequest, error: CloudError, now: datetime) -> float:
+    """Seconds until the cloud is asked again.
 
     What the error says, else a quarter of the claim's age, from 5 s to 5 min. That doubles as it goes, like any
-    back-off, but is kept in the object: a restart neither forgets nor resets it.
+    back-off, but is kept in the object: a restart neither forgets nor resets it. What nobody expects to go better next
+    time is tried again all the same, every half an hour in the end: clouds err in what they call hopeless, too.
     """
     if error.retry_after is not None:
         return max(error.retry_after, 1.0)
-    if not error.retryable:
-        return None
+    least, most = (_LEAST, _MOST) if error.retryable else (_HOPELESS_LEAST, _HOPELESS_MOST)
     born = claim.metadata.creation_timestamp
     age = (now - born).total_seconds() if born is not None else 0.0
-    return min(max(age / 4.0, _LEAST), _MOST)
+    return min(max(age / 4.0, least), most)
 
 
 def launch_request(claim: NodeRequest) -> LaunchRequest:
     """What *claim* asks for, but for the offerings. Raises ``InvalidRequest``."""
     labels = claim.metadata.labels
     workspace = labels.get(WORKSPACE_LABEL)
+    born = claim.metadata.creation_timestamp
+    # The instance's age is told by the clock of the API server, as everything is that it is compared with.
+    made = {CREATION_LABEL: born.astimezone(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")} if born is not None else {}
     return LaunchRequest(
         name=claim.name,
         uid=claim.uid,
         instance_types=(),
         kind=claim.kind,
-        labels={**implied_labels(claim), **{key: value for key, value in labels.items() if key not in FACTS}},
+        labels={**implied_labels(claim), **{key: value for key, value in labels.items() if key not in FACTS}, **made},
         taints=claim.spec.taints,
         startup_taints=claim.spec.startup_taints,
         disk=_disk(claim),

@@ -37,7 +37,7 @@ from kaito_ctrl.reconcilers.names import GPU_RESOURCE, MACHINE_TYPE_LABEL
 from kaito_ctrl.runtime.codec import LAST_APPLIED
 from kaito_provisioner import CloudError, Instance
 
-__all__ = ["Observed", "Plan", "plan_claim"]
+__all__ = ["PRIVATE", "Observed", "Plan", "plan_claim"]
 
 _EPHEMERAL_TAINTS = frozenset(
     {
@@ -51,7 +51,7 @@ _EPHEMERAL_TAINTS = frozenset(
 _READINESS_TAINTS = "readiness.k8s.io/"
 _UNREGISTERED_TAINT = "karpenter.sh/unregistered"
 _DO_NOT_SYNC_TAINTS = "karpenter.sh/do-not-sync-taints"
-_PRIVATE = (LAUNCHING_ANNOTATION, OPERATION_ANNOTATION, TERMINATION_TIMESTAMP_ANNOTATION, LAST_APPLIED)
+PRIVATE = (LAUNCHING_ANNOTATION, OPERATION_ANNOTATION, TERMINATION_TIMESTAMP_ANNOTATION, LAST_APPLIED)
 """Annotations that are about the claim, and not about its node."""
 _LATE = 5.0
 """Seconds after which an answer of the cloud is late."""
@@ -261,7 +261,7 @@ def _node_patch(claim: NodeRequest, node: Node, *, initialized: bool) -> Mapping
     if lacking := {key: value for key, value in labels.items() if node.metadata.labels.get(key) != value}:
         metadata["labels"] = lacking
     if joining:
-        notes = {key: value for key, value in claim.metadata.annotations.items() if key not in _PRIVATE}
+        notes = {key: value for key, value in claim.metadata.annotations.items() if key not in PRIVATE}
         if lacking := {key: value for key, value in notes.items() if node.metadata.annotations.get(key) != value}:
             metadata["annotations"] = lacking
     if not node.deleting and TERMINATION_FINALIZER not in node.metadata.finalizers:

@@ -124,7 +124,9 @@ def test_patience_grows_with_the_claims_age_and_gives_way_to_what_the_cloud_says
     ages = {-3600.0: 5.0, 0.0: 5.0, 100.0: 25.0, 1e6: 300.0}
     assert {age: patience(of_age(age), CloudError("no"), now) for age in ages} == ages
     assert patience(of_age(100), Throttled("wait", retry_after=77.0), now) == 77.0
-    assert patience(of_age(100), InvalidRequest("never"), now) is None
+    # Nobody expects it to go better next time; but an error that is not understood may pass.
+    assert patience(of_age(100), InvalidRequest("never"), now) == 600.0
+    assert patience(of_age(86400), InvalidRequest("never"), now) == 1800.0
 
 
 # -- granted -------------------------------------------------------------------------------------------------------
