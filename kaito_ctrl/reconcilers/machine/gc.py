@@ -5,26 +5,30 @@ before the claims, so that whatever was made meanwhile has a claim in the list. 
 once more, by itself, right before it is destroyed. Ages are by the API server's clock. Of a fleet no more than a fifth
 goes in one pass; and if what the cloud shows contradicts what the cluster shows, nothing does.
 
-For everything that fails there is a next pass: an error ends this one.
+What cannot be deleted or let go is told of in events, and keeps nothing else. A pass ends early when the cloud wants to
+be left alone, when the lease is lost, or when what there is cannot be read; for all that there is a next one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from typing import Any
 
 from kaito_api.core import Node
 from kaito_api.karpenter import Machine, NodeRequest
+from kaito_api.meta import ObjectMeta
 from kaito_ctrl.reconcilers.machine.fleet import share
 from kaito_ctrl.reconcilers.machine.inventory import Inventory
 from kaito_ctrl.reconcilers.machine.launch import reference
 from kaito_ctrl.reconcilers.machine.managed import is_managed
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics, GcOutcome
 from kaito_ctrl.reconcilers.machine.nodes import close, release
-from kaito_ctrl.reconcilers.machine.telling import collected, collection_refused
+from kaito_ctrl.reconcilers.machine.telling import collected, collection_refused, termination_failed
 from kaito_ctrl.runtime import Client, ObjectKey, key_of
 from kaito_ctrl.runtime.clock import Clock
 from kaito_ctrl.runtime.codec import decode_header
@@ -32,7 +36,7 @@ from kaito_ctrl.runtime.errors import DecodeError, KubeError, LeaseLost, NotFoun
 from kaito_ctrl.runtime.events import DISCARD, EventSink
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.logs import logger
-from kaito_provisioner import ClaimRef, CloudError, CloudProvider, Instance
+from kaito_provisioner import ClaimRef, CloudError, CloudProvider, Instance, Throttled
 from kaito_provisioner import Conflict as InstanceBusy
 from kaito_provisioner import NotFound as InstanceNotFound
 
@@ -44,6 +48,8 @@ _AGE = 300.0
 """Seconds that an instance has to have been there for before it is taken to be nobody's."""
 _PASS = 300.0
 """Seconds after which a pass is given up."""
+_TEXT = 800
+"""Characters of why in an event."""
 
 
 class GarbageCollection:
@@ -74,6 +80,8 @@ class GarbageCollection:
         self._log = logger().bind(controller=self.name, kind=kind.kind)
         self._seen: dict[str, float] = {}
         """When a leaked instance was seen first, by its claim's uid, on the monotonic clock. It may be lost."""
+        self._stubborn: set[str] = set()
+        """The claims' uids of leaked instances that could not be deleted: their turn is after the others'."""
 
     async def run(self, lifetime: Lifetime) -> None:
         """Until asked to stop."""
@@ -110,20 +118,24 @@ class GarbageCollection:
             if claim is not None:
                 collection_refused(self._events, claim, why)
             return "refused"
+        failures = _Failures(self._log)
         for node, name, uid in found.left():
-            await self._let_go(node, ClaimRef(name, uid, node.spec.provider_id))
+            with failures.of(functools.partial(termination_failed, self._events, node), node=node.name):
+                await self._let_go(node, ClaimRef(name, uid, node.spec.provider_id))
         budget = share(max(len(found.instances), len(found.claims)))
         for instance in await self._ripe(found.leaked()):
-            if budget and await self._delete_instance(instance, found.nodes_of(instance)):
-                budget -= 1
+            if budget:
+                budget -= await self._collect_instance(instance, found.nodes_of(instance), failures)
         forsaken = found.forsaken()
         if forsaken and (why_not := found.held()) is not None:
             self._log.warning("claims without an instance are kept for now", claims=len(forsaken), reason=why_not)
-            return "held"
+            return "failed" if failures.any else "held"
         for claim in forsaken:
-            if budget and await self._delete_claim(claim):
-                budget -= 1
-        return "done"
+            if budget:
+                tell = functools.partial(termination_failed, self._events, claim)
+                with failures.of(tell, claim=claim.name):
+                    budget -= await self._delete_claim(claim)
+        return "failed" if failures.any else "done"
 
     async def _read(self) -> Inventory:
         """The instances first, and the claims last: for whatever has an instance, or a node, had a claim before."""
@@ -137,15 +149,35 @@ class GarbageCollection:
         return Inventory(self._kind, instances, nodes, ours, frozenset(uids))
 
     async def _ripe(self, leaked: Sequence[Instance]) -> list[Instance]:
-        """Those of *leaked* that have been there for long enough; the oldest first."""
+        """Those of *leaked* that have been there for long enough; the oldest first, but those that could not be
+        deleted last."""
         now = self._clock.monotonic()
         self._seen = {each.claim_uid: self._seen.get(each.claim_uid, now) for each in leaked}
+        self._stubborn &= self._seen.keys()
         if not leaked:
             return []
         server = await self._client.server_time()
         ages = [(_age(each, server, now - self._seen[each.claim_uid]), each) for each in leaked]
         ripe = [(age, each) for age, each in ages if age >= _AGE]
-        return [each for _, each in sorted(ripe, key=lambda pair: (-pair[0], pair[1].name))]
+        ripe.sort(key=lambda pair: (pair[1].claim_uid in self._stubborn, -pair[0], pair[1].name))
+        return [each for _, each in ripe]
+
+    async def _collect_instance(self, listed: Instance, nodes: Sequence[Node], failures: _Failures) -> bool:
+        """Delete an instance whose claim is not there; whether it is, or may be, on its way out by that."""
+
+        def tell(why: str) -> None:
+            # Of the claim that it was made for: that is where somebody who misses it would look.
+            claim = self._kind(metadata=ObjectMeta(name=listed.name, uid=listed.claim_uid))
+            told: list[Node | NodeRequest] = [claim, *nodes]
+            for about in told:
+                termination_failed(self._events, about, f"instance {listed.name} has no claim, and stays: {why}")
+
+        done = False
+        with failures.of(tell, instance=listed.name):
+            done = await self._delete_instance(listed, nodes)
+        if failures.last:
+            self._stubborn.add(listed.claim_uid)
+        return done or failures.ambiguous
 
     async def _delete_instance(self, listed: Instance, nodes: Sequence[Node]) -> bool:
         """Delete an instance whose claim is not there; whether that was so, and it was not being deleted already."""
@@ -169,7 +201,7 @@ class GarbageCollection:
         except InstanceNotFound:
             pass
         except InstanceBusy as error:
-            # It may be so for long, and must not keep the others.
+            # That is no failure; but it may be so for long.
             self._log.warning("it is busy", instance=instance.name, error=error.message)
             return False
         self._metrics.leaked()
@@ -218,6 +250,33 @@ class GarbageCollection:
     def _check_leading(self) -> None:
         if self._client.fence is not None:
             self._client.fence.check()
+
+
+class _Failures:
+    """What could not be done in a pass, and keeps nothing else from being done."""
+
+    def __init__(self, log: Any) -> None:
+        self.any = False
+        self.last = False
+        """Whether what was tried last has failed."""
+        self.ambiguous = False
+        """And whether it may have been done all the same."""
+        self._log = log
+
+    @contextmanager
+    def of(self, tell: Callable[[str], None], **about: str) -> Iterator[None]:
+        """Bear what goes wrong within with what it is *about*, and *tell* why; unless everything else would, too."""
+        self.last = self.ambiguous = False
+        try:
+            yield
+        except (Throttled, LeaseLost):
+            raise
+        except (CloudError, KubeError) as error:
+            self.any = self.last = True
+            self.ambiguous = isinstance(error, CloudError) and error.ambiguous
+            why = f"{error.message}; {error.fix}".removesuffix("; ") if isinstance(error, CloudError) else str(error)
+            self._log.warning("it stays for now", error=f"{type(error).__name__}: {why}", **about)
+            tell(why[:_TEXT])
 
 
 def _age(instance: Instance, server: datetime, seen: float) -> float:

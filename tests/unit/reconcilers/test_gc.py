@@ -23,7 +23,7 @@ from kaito_ctrl.runtime.fence import Fence
 from kaito_ctrl.runtime.lifetime import Lifetime
 from kaito_ctrl.runtime.transport import Request, Response, Transport
 from kaito_ctrl.testing import VirtualClock, run_virtual
-from kaito_provisioner import Conflict, LaunchRequest, Throttled
+from kaito_provisioner import CloudError, Conflict, LaunchRequest, Throttled, Unauthorized, Unavailable
 from kaito_provisioner.sim import SimCloud, SimInstanceType
 from tests.unit.reconcilers.livefleet import LiveFleet, served
 
@@ -39,9 +39,14 @@ class Editing:
     lost: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
     log: list[str] = field(default_factory=list)
+    forbidden: str = "-"
+    """The end of the path of what may not be written."""
 
     async def send(self, request: Request) -> Response:
         self.log.append(f"{request.method} {request.path}")
+        if request.method != "GET" and request.path.endswith(self.forbidden):
+            status = {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "a webhook denies it"}
+            return Response.of(403, json.dumps(status).encode(), {"content-type": "application/json"})
         response = await self.inner.send(request)
         if request.method != "GET" or not (self.lost or self.broken):
             return response
@@ -405,6 +410,63 @@ def test_an_instance_that_cannot_be_deleted_yet_does_not_keep_the_others() -> No
         world.cloud.fault = None
         assert await world.gc.collect() == "done"
         assert await world.instances() == []
+
+    bench(test)
+
+
+@pytest.mark.parametrize("call", ["find", "delete"])
+@pytest.mark.parametrize("error", [Unauthorized("the scope is locked"), Unavailable("no answer")])
+def test_an_instance_that_can_never_be_deleted_does_not_keep_the_others(call: str, error: CloudError) -> None:
+    async def test(world: Bench) -> None:
+        for name in ("locked", "x", "y", "z"):
+            await world.instance(name)
+            await asyncio.sleep(1)
+        await asyncio.sleep(OLD)
+        # "find" names the claim, and "delete" the instance: here both are called the same.
+        world.cloud.fault = lambda name, about: error if (name, about) == (call, "locked") else None
+        outcomes = []
+        for _ in range(8):
+            outcomes.append(await world.gc.collect())
+            await asyncio.sleep(5)
+        assert outcomes[0] == outcomes[-1] == "failed"
+        assert await world.instances() == ["locked"]
+        [told] = {each for each in world.events if "locked" in each[1]}
+        assert told == ("FailedTermination", f"Failed terminating, instance locked has no claim, and stays: {error}")
+        world.cloud.fault = None
+        assert await world.gc.collect() == "done"
+        assert await world.instances() == []
+
+    bench(test)
+
+
+def test_a_node_that_cannot_be_let_go_does_not_keep_the_rest() -> None:
+    async def test(world: Bench) -> None:
+        for name in ("held", "left"):
+            await world.node(name, f"uid-{name}")
+            await world.report(name, "Unknown")
+        await world.instance("leaked")
+        await asyncio.sleep(OLD)
+        world.way.forbidden = "/nodes/held"
+        assert await world.gc.collect() == "failed"
+        assert await world.names(Node) == ["held"]
+        assert await world.instances() == []
+        assert [reason for reason, _ in world.events] == ["FailedTermination"]
+        world.way.forbidden = "-"
+        assert await world.gc.collect() == "done"
+        assert await world.names(Node) == []
+
+    bench(test)
+
+
+def test_a_claim_that_cannot_be_deleted_does_not_keep_the_others() -> None:
+    async def test(world: Bench) -> None:
+        for name in ("a", "b"):
+            await world.whole(f"keep-{name}")
+            await world.vanish(await world.whole(name, ready="Unknown"))
+        await asyncio.sleep(OLD)
+        world.way.forbidden = "/machines/a"
+        assert await world.gc.collect() == "failed"
+        assert await world.names(Machine) == ["a", "keep-a", "keep-b"]
 
     bench(test)
 
