@@ -6,12 +6,9 @@ somebody finds it, so absence needs better evidence than presence. Pure function
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from kaito_api.core import Node
 from kaito_api.karpenter import LAUNCHING_ANNOTATION, NodeRequest
-from kaito_ctrl.reconcilers.machine.drain import silence
 
 __all__ = ["SECOND_LOOK", "doubt", "moment"]
 
@@ -20,21 +17,21 @@ SECOND_LOOK = 5.0
 _LAUNCHING = 60.0
 """Seconds within which an instance shows that was asked for when the answer was lost."""
 _CONTRADICTION = 120.0
-"""Seconds for which a Ready node is believed more than an inventory without its instance. The node of an instance that
-is gone stops being Ready after 40."""
+"""Seconds for which a node has to have been something else than Ready before an inventory without its instance is
+believed: while a kubelet reports, there is a machine. That of an instance that is gone is noticed after 40."""
 
 
-def doubt(claim: NodeRequest, nodes: Sequence[Node], looked: float, now: datetime) -> float:
-    """Seconds until it is believed that there is no instance of *claim*, whose nodes are *nodes*; not positive if it is
-    now. That there is none has been said for *looked* seconds."""
+def doubt(claim: NodeRequest, looked: float, alive: float | None, now: datetime) -> float:
+    """Seconds until it is believed that there is no instance of *claim*; not positive if it is now. That there is none
+    has been said for *looked* seconds, and a node of it was Ready *alive* seconds ago, ``None`` for never since."""
     left = SECOND_LOOK - looked
     if (launching := claim.metadata.annotations.get(LAUNCHING_ANNOTATION)) is not None:
         asked = moment(launching)
         age = (now - asked).total_seconds() if asked is not None else -1.0
         # A time to come is no time that we know: then only what we have waited ourselves counts.
         left = max(left, _LAUNCHING - max(age, looked))
-    if any(silence(node, now) is None for node in nodes):
-        left = max(left, _CONTRADICTION - looked)
+    if alive is not None:
+        left = max(left, _CONTRADICTION - alive)
     return left
 
 

@@ -182,15 +182,20 @@ def _late(pods: Iterable[Occupant], now: datetime, deadline: datetime) -> Iterab
 
 
 async def drain(
-    node: Node, ctx: Context, evictions: Evictions, deadline: datetime | None, metrics: ClaimMetrics | None
+    node: Node,
+    now: datetime,
+    ctx: Context,
+    evictions: Evictions,
+    deadline: datetime | None,
+    metrics: ClaimMetrics | None,
 ) -> Drained:
-    """Ask what has to leave *node* (just read live) to do so, as far as it is its turn; never waits for it.
+    """Ask what has to leave *node* (just read live) to do so, as far as it is its turn; never waits for it. It is *now*
+    by the API server's clock.
 
     What holds a pod is told of the node. Raises the client's errors if the pods cannot be listed.
     """
     # Read live: a pod that the cache has not seen yet must not lose its node.
     pods = await occupants(node, ctx)
-    now = ctx.now()
     silent = silence(node, now)
     plan = plan_drain(pods, now, deadline=deadline, silent=silent)
     share = asyncio.Semaphore(_SHARES)

@@ -163,8 +163,9 @@ class HealthController(Controller[NodeRequest]):
     async def _delete(self, claim: NodeRequest, ctx: Context) -> None:
         """First the moment from which nothing is waited for, then the deletion: there is no drain in between."""
         with suppress(NotFound):
-            if not _expired(claim, ctx.now()):
-                annotations = {TERMINATION_TIMESTAMP_ANNOTATION: rfc3339(ctx.now())}
+            now = await ctx.client.server_time()
+            if not _expired(claim, now):
+                annotations = {TERMINATION_TIMESTAMP_ANNOTATION: rfc3339(now)}
                 metadata = {"uid": claim.uid, "resourceVersion": claim.metadata.resource_version}
                 await ctx.client.patch(self.kind, ctx.key, {"metadata": {**metadata, "annotations": annotations}})
             ctx.check_leading()

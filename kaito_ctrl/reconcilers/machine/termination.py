@@ -28,6 +28,7 @@ from kaito_api.karpenter import (
 from kaito_api.meta import find_condition, is_true, rfc3339
 from kaito_ctrl.reconcilers.machine import telling
 from kaito_ctrl.reconcilers.machine.absence import SECOND_LOOK, doubt, moment
+from kaito_ctrl.reconcilers.machine.apitime import ApiTime
 from kaito_ctrl.reconcilers.machine.drain import Drained, drain, silence
 from kaito_ctrl.reconcilers.machine.eviction import Evictions
 from kaito_ctrl.reconcilers.machine.goduration import seconds_of
@@ -70,6 +71,8 @@ class _Memory:
     """The cloud is not asked again before, by the monotonic clock: our own writes wake us, and must not hurry it."""
     missing_since: float | None = None
     """When the cloud first said that there is no instance."""
+    alive_at: float | None = None
+    """When a node of it was Ready last although the cloud said so."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """By which the instance's node is known."""
     accepted: datetime | None = None
@@ -96,6 +99,7 @@ class Termination:
         self._cloud = cloud
         self._metrics = metrics
         self._evictions = Evictions(metrics)
+        self._time = ApiTime()
         self._memories: dict[str, _Memory] = {}
 
     async def run(self, claim: NodeRequest, ctx: Context) -> Result:
@@ -111,7 +115,8 @@ class Termination:
             for name in [name for name in self._memories if store.entry(ctx.key._replace(name=name)) is None]:
                 del self._memories[name]
             memory = self._memories[claim.name] = _Memory(claim.uid)
-        result = await _Pass(self._cloud, self._metrics, self._evictions, memory, claim, ctx).run()
+        now = await self._time.now(ctx)
+        result = await _Pass(self._cloud, self._metrics, self._evictions, memory, claim, ctx, now).run()
         if result == Result.done():
             self._memories.pop(claim.name, None)
         return result
@@ -140,6 +145,7 @@ class _Pass:
         memory: _Memory,
         claim: NodeRequest,
         ctx: Context,
+        now: datetime,
     ) -> None:
         self._cloud = cloud
         self._metrics = metrics
@@ -147,6 +153,8 @@ class _Pass:
         self._memory = memory
         self._record = ClaimRecord(claim, ctx)
         self._ctx = ctx
+        self._now = now
+        """By the API server's clock: for what it dates, and for what is lost once its time is up."""
         self._deadline: datetime | None = None
         known = find_condition(claim.status.conditions, INSTANCE_TERMINATING)
         said = known.last_transition_time if known is not None and known.status == "True" else None
@@ -169,7 +177,7 @@ class _Pass:
         ask_first = self._accepted is not None or not self._claim.status.provider_id
         sight = await self._look() if ask_first else None
         nodes = await self._close_nodes()
-        if sight is None and any(silence(node, self._ctx.now()) is not None for node in nodes):
+        if sight is None and any(silence(node, self._now) is not None for node in nodes):
             sight = await self._look()
         if self._accepted is None and not (sight is not None and sight.going):
             wait = await self._empty(nodes)
@@ -222,7 +230,10 @@ class _Pass:
         if not nodes:
             return None
         try:
-            states = [await drain(node, self._ctx, self._evictions, self._deadline, self._metrics) for node in nodes]
+            states = [
+                await drain(node, self._now, self._ctx, self._evictions, self._deadline, self._metrics)
+                for node in nodes
+            ]
         except Forbidden as error:
             # Nobody knows who is on it. That somebody has to see to, and will look for it here.
             self._record.say(DRAINED, "Waiting", "Forbidden", str(error)[:_TEXT])
@@ -242,15 +253,14 @@ class _Pass:
         return await self._detach(states)
 
     async def _detach(self, states: Sequence[Drained]) -> float | None:
-        now = self._ctx.now()
-        if self._deadline is not None and now >= self._deadline:
+        if self._deadline is not None and self._now >= self._deadline:
             text = "the termination deadline has passed; volumes are not waited for"
             self._record.say(VOLUMES_DETACHED, "False", "TerminationGracePeriodElapsed", text)
             return None
         awaited: list[str] = []
         for state in states:
             # Nobody on a silent node unmounts anything; its disks come off with the instance.
-            if silence(state.node, now) is None:
+            if silence(state.node, self._now) is None:
                 names = await attached(state.node, state.staying, self._ctx)
                 awaited += names
                 if names:
@@ -343,11 +353,19 @@ class _Pass:
             now = self._ctx.clock.monotonic()
             if self._memory.missing_since is None:
                 self._memory.missing_since = now
-            left = doubt(self._claim, nodes, now - self._memory.missing_since, self._ctx.now())
+            if ready := [node.name for node in nodes if silence(node, self._now) is None]:
+                self._memory.alive_at = now
+            alive = now - self._memory.alive_at if self._memory.alive_at is not None else None
+            left = doubt(self._claim, now - self._memory.missing_since, alive, self._ctx.now())
             if left > 0:
                 text = "the cloud shows no instance of it; looking again before it is let go"
+                if ready:
+                    text = (
+                        f"the cloud shows no instance of it, and node {', '.join(ready)} is Ready: is it the right "
+                        "cluster that the provisioner asks about, and has somebody changed the instance's tags?"
+                    )
                 self._record.say(INSTANCE_TERMINATING, "Waiting", "InstanceNotFound", text)
-                return self._put_off_by(min(left, SECOND_LOOK))
+                return self._put_off_by(self._pace(60.0) if ready else min(left, SECOND_LOOK))
         return await self._let_go()
 
     async def _let_go(self) -> Result:
