@@ -12,6 +12,7 @@ import pytest
 from kaito_api.core import Node
 from kaito_api.events import Event
 from kaito_api.workspace import Workspace
+from kaito_ctrl.reconcilers.machine.fleet import BLIP
 from kaito_provisioner import LaunchRequest, NotFound, Unavailable
 from tests.scenarios.world import World, manifest, scenario
 
@@ -224,7 +225,7 @@ async def test_an_instance_that_somebody_deletes_in_the_cloud_is_replaced_even_i
     async def moved() -> bool:
         return await world.ready("a") and instance.name not in await _node(world, "a")
 
-    await world.until(moved, NOTICED + 2 * COLLECTED + UP, "a serves from another node")
+    await world.until(moved, NOTICED + BLIP + 2 * COLLECTED + UP, "a serves from another node")
     assert len(world.machines) == len(names) + 1
     await asyncio.sleep(HOUR)
     assert len(await world.cloud.list()) == len(await world.user.list(Node)) == len(names)
@@ -243,7 +244,7 @@ async def test_a_fleet_that_somebody_deletes_in_the_cloud_is_replaced_bit_by_bit
 
     await asyncio.sleep(NOTICED + 30)
     assert not await replaced()
-    await world.until(replaced, len(names) * COLLECTED + UP, "all serve again")
+    await world.until(replaced, BLIP + len(names) * COLLECTED + UP, "all serve again")
     assert len(world.machines) == 2 * len(names)
 
 

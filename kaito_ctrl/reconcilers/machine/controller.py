@@ -19,6 +19,7 @@ from kaito_api.karpenter import (
 from kaito_api.meta import find_condition, is_true
 from kaito_ctrl.reconcilers.machine import telling
 from kaito_ctrl.reconcilers.machine.deadlines import LAUNCHING, LIMITS, Stage, Stopwatches, stage_of
+from kaito_ctrl.reconcilers.machine.fleet import BLIP
 from kaito_ctrl.reconcilers.machine.inventory import Inventory
 from kaito_ctrl.reconcilers.machine.launch import Launcher, may_have_instance, patience, reference
 from kaito_ctrl.reconcilers.machine.managed import concerns, is_managed
@@ -236,8 +237,9 @@ class MachineController(Controller[NodeRequest]):
         except InstanceNotFound:
             if ready:
                 return _Look(claim, seen, _SILENCE)
-            if not await self._is_gone(claim, _LAG, ctx):
-                return _Look(claim, seen, _POLL)
+            # A machine that boots anew is silent for a while, and so is its node; that of one that is gone is removed.
+            if not await self._is_gone(claim, BLIP if nodes else _LAG, ctx):
+                return _Look(claim, seen, _POLL if not nodes else _SILENCE)
             return await self._vanished(claim, seen, ctx)
         except CloudError as error:
             ctx.log.warning("the cloud refused", reason=error.reason, error=error.message)

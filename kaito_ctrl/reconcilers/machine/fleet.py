@@ -13,8 +13,10 @@ from kaito_api.karpenter import TERMINATION_TIMESTAMP_ANNOTATION, NodeRequest
 from kaito_api.meta import is_true
 from kaito_provisioner import RepairPolicy
 
-__all__ = ["by_provider_id", "healthy", "held", "share"]
+__all__ = ["BLIP", "by_provider_id", "healthy", "held", "share"]
 
+BLIP = 300.0
+"""Seconds for which a node may be silent for reasons that pass, however sure the cloud is that it has no instance."""
 _NAMED = 5
 """How many unhealthy nodes a message names."""
 

@@ -22,7 +22,8 @@ from typing import Any
 from kaito_api.core import Node
 from kaito_api.karpenter import Machine, NodeRequest
 from kaito_api.meta import ObjectMeta
-from kaito_ctrl.reconcilers.machine.fleet import share
+from kaito_ctrl.reconcilers.machine.drain import silence
+from kaito_ctrl.reconcilers.machine.fleet import BLIP, by_provider_id, share
 from kaito_ctrl.reconcilers.machine.inventory import Inventory
 from kaito_ctrl.reconcilers.machine.launch import reference
 from kaito_ctrl.reconcilers.machine.managed import is_managed
@@ -130,11 +131,12 @@ class GarbageCollection:
         if forsaken and (why_not := found.held()) is not None:
             self._log.warning("claims without an instance are kept for now", claims=len(forsaken), reason=why_not)
             return "failed" if failures.any else "held"
+        known = by_provider_id(found.nodes)
         for claim in forsaken:
             if budget:
                 tell = functools.partial(termination_failed, self._events, claim)
                 with failures.of(tell, claim=claim.name):
-                    budget -= await self._delete_claim(claim)
+                    budget -= await self._delete_claim(claim, known.get(claim.status.provider_id, ()))
         return "failed" if failures.any else "done"
 
     async def _read(self) -> Inventory:
@@ -207,7 +209,7 @@ class GarbageCollection:
         self._metrics.leaked()
         return True
 
-    async def _delete_claim(self, listed: NodeRequest) -> bool:
+    async def _delete_claim(self, listed: NodeRequest, nodes: Sequence[Node]) -> bool:
         """Delete a claim whose instance is not there; whether that was so."""
         try:
             claim = await self._client.get(self._kind, listed.name)
@@ -215,6 +217,10 @@ class GarbageCollection:
             return False
         if claim.uid != listed.uid or claim.deleting:
             return False
+        if nodes:
+            server = await self._client.server_time()
+            if any((silence(node, server) or 0.0) < BLIP for node in nodes):
+                return False
         with suppress(InstanceNotFound):
             await self._cloud.find(reference(claim))
             return False

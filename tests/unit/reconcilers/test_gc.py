@@ -15,6 +15,7 @@ import pytest
 
 from kaito_api.core import Node
 from kaito_api.karpenter import Machine, NodeClaim, NodeRequest
+from kaito_ctrl.reconcilers.machine.fleet import BLIP
 from kaito_ctrl.reconcilers.machine.gc import GarbageCollection
 from kaito_ctrl.reconcilers.machine.metrics import ClaimMetrics
 from kaito_ctrl.runtime import Client, ObjectKey
@@ -286,6 +287,10 @@ def test_a_claim_whose_instance_is_gone_is_deleted() -> None:
     async def test(world: Bench) -> None:
         await world.whole("keep")
         await world.vanish(await world.whole("lost", ready="Unknown"))
+        # A machine that boots anew is silent, too.
+        assert await world.gc.collect() == "done"
+        assert await world.names(Machine) == ["keep", "lost"]
+        await asyncio.sleep(BLIP)
         assert await world.gc.collect() == "done"
         assert await world.names(Machine) == ["keep"]
         assert world.events == [("GarbageCollected", "Machine lost event: its instance is gone")]
