@@ -1,4 +1,4 @@
-"""What must not cost a node that is well: a wrong answer of the cloud's, a blip, a wrong clock; nor a claim its node."""
+"""What must not cost a node that is well: a wrong answer of the cloud, a blip, a wrong clock. Nor a claim its node."""
 
 from __future__ import annotations
 
