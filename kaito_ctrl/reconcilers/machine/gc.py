@@ -113,6 +113,8 @@ class GarbageCollection:
 
     async def _pass(self) -> GcOutcome:
         found = await self._read()
+        if await self._asked_after(found.unlisted()):
+            found = await self._read()
         if (refusal := found.contradiction()) is not None:
             claim, why = refusal
             self._log.error("refuses to collect", claim=claim.name if claim is not None else None, reason=why)
@@ -149,6 +151,16 @@ class GarbageCollection:
         uids = {each.uid for each in claims} | {decode_header(each.raw).uid for each in misfits}
         ours = [each for each in claims if is_managed(each, self._cloud.node_classes)]
         return Inventory(self._kind, instances, nodes, ours, frozenset(uids))
+
+    async def _asked_after(self, claims: Sequence[NodeRequest]) -> bool:
+        """Whether the cloud knows an instance of any of *claims* after all. There are instances that a cloud can tell
+        to be a claim's only when it is asked for that claim's: those that another provisioner has made."""
+        known = False
+        for claim in claims:
+            with suppress(InstanceNotFound):
+                await self._cloud.find(reference(claim))
+                known = True
+        return known
 
     async def _ripe(self, leaked: Sequence[Instance]) -> list[Instance]:
         """Those of *leaked* that have been there for long enough; the oldest first, but those that could not be

@@ -39,15 +39,19 @@ class Inventory:
         """Why the inventory cannot be believed, and the claim by which it shows; ``None`` if nothing speaks
         against it."""
         known = by_provider_id(self.nodes)
-        listed = {each.claim_uid for each in self.instances}
-        for claim in self._standing():
-            if claim.uid not in listed and any(map(healthy, known.get(claim.status.provider_id, ()))):
+        for claim in self.unlisted():
+            if any(map(healthy, known.get(claim.status.provider_id, ()))):
                 why = f"its node is Ready, and the cloud's list of {len(self.instances)} instances lacks its instance"
                 return claim, why
         alive = [each for each in self.instances if any(map(healthy, self.nodes_of(each)))]
         if not self.uids and len(alive) > 1:
             return None, f"there is no {self.kind.kind} at all, and {len(alive)} instances have nodes that are Ready"
         return None
+
+    def unlisted(self) -> list[NodeRequest]:
+        """Claims whose node has registered, and whose instance is not there."""
+        listed = {each.claim_uid for each in self.instances}
+        return [claim for claim in self._standing() if claim.uid not in listed]
 
     def leaked(self) -> list[Instance]:
         """Instances whose claim is not there. A claim that is being deleted is there."""
@@ -60,12 +64,10 @@ class Inventory:
     def forsaken(self) -> list[NodeRequest]:
         """Claims whose node has registered, is not Ready any more, or not there, and whose instance is not there."""
         known = by_provider_id(self.nodes)
-        listed = {each.claim_uid for each in self.instances}
         return [
             claim
-            for claim in self._standing()
-            if claim.uid not in listed
-            and not any(is_true(node.status.conditions, "Ready") for node in known.get(claim.status.provider_id, ()))
+            for claim in self.unlisted()
+            if not any(is_true(node.status.conditions, "Ready") for node in known.get(claim.status.provider_id, ()))
         ]
 
     def held(self) -> str | None:

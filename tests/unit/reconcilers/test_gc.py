@@ -301,6 +301,30 @@ def test_a_claim_whose_instance_is_gone_is_deleted() -> None:
     bench(test)
 
 
+def test_instances_that_show_only_once_they_are_asked_after_keep_nothing_from_being_collected() -> None:
+    async def test(world: Bench) -> None:
+        # As pools of another provisioner, which say whose they are by their names alone.
+        await world.whole("inherited")
+        await world.instance("leaked")
+        await asyncio.sleep(OLD)
+        real, ask, asked = world.cloud.list, world.cloud.find, set[str]()
+
+        async def find(ref: Any) -> Any:
+            asked.add(ref.name)
+            return await ask(ref)
+
+        async def listed() -> Any:
+            return [each for each in await real() if each.name != "inherited" or each.name in asked]
+
+        world.cloud.find, world.cloud.list = find, listed  # type: ignore[method-assign]
+        assert await world.gc.collect() == "done"
+        await asyncio.sleep(5)
+        assert await world.instances() == ["inherited"]
+        assert await world.names(Machine) == ["inherited"]
+
+    bench(test)
+
+
 def test_a_claim_whose_instance_the_list_lacks_and_the_cloud_knows_is_kept() -> None:
     async def test(world: Bench) -> None:
         await world.whole("a", ready="Unknown")
