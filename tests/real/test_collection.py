@@ -62,7 +62,8 @@ async def _collect(user: Client, kind: type[NodeRequest]) -> None:
         made = await cloud.create(LaunchRequest(name, uids[name], ("small",), kind=kind.kind))
         await fleet.joined(name, made.provider_id)
         await fleet.node(name, uids[name], made.provider_id)
-        await fleet.report(name, "Unknown" if name == "gone" else "True")
+        # Silent for longer than a machine is that boots anew.
+        await fleet.report(name, "Unknown" if name == "gone" else "True", since=_six_minutes_ago())
     [vanished] = [each for each in await cloud.list() if each.claim_uid == uids["gone"]]
     await cloud.delete(vanished)
     await fleet.strip("lost")
