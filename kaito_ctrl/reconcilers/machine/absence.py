@@ -21,15 +21,13 @@ _CONTRADICTION = 120.0
 believed: while a kubelet reports, there is a machine. That of an instance that is gone is noticed after 40."""
 
 
-def doubt(claim: NodeRequest, looked: float, alive: float | None, now: datetime) -> float:
+def doubt(claim: NodeRequest, looked: float, alive: float | None) -> float:
     """Seconds until it is believed that there is no instance of *claim*; not positive if it is now. That there is none
     has been said for *looked* seconds, and a node of it was Ready *alive* seconds ago, ``None`` for never since."""
     left = SECOND_LOOK - looked
-    if (launching := claim.metadata.annotations.get(LAUNCHING_ANNOTATION)) is not None:
-        asked = moment(launching)
-        age = (now - asked).total_seconds() if asked is not None else -1.0
-        # A time to come is no time that we know: then only what we have waited ourselves counts.
-        left = max(left, _LAUNCHING - max(age, looked))
+    if LAUNCHING_ANNOTATION in claim.metadata.annotations:
+        # When it was asked for, the note says by a clock that may have been wrong; what we have waited is certain.
+        left = max(left, _LAUNCHING - looked)
     if alive is not None:
         left = max(left, _CONTRADICTION - alive)
     return left

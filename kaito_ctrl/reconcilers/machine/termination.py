@@ -356,7 +356,7 @@ class _Pass:
             if ready := [node.name for node in nodes if silence(node, self._now) is None]:
                 self._memory.alive_at = now
             alive = now - self._memory.alive_at if self._memory.alive_at is not None else None
-            left = doubt(self._claim, now - self._memory.missing_since, alive, self._ctx.now())
+            left = doubt(self._claim, now - self._memory.missing_since, alive)
             if left > 0:
                 text = "the cloud shows no instance of it; looking again before it is let go"
                 if ready:

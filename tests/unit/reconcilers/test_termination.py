@@ -44,12 +44,10 @@ def ago(seconds: float) -> str:
     [
         (None, 0.0, SECOND_LOOK),
         (None, SECOND_LOOK, 0.0),
-        (ago(10), 0.0, 50.0),
+        (ago(10), 0.0, 60.0),
         (ago(10), 20.0, 40.0),
-        (ago(55), 0.0, SECOND_LOOK),
-        (ago(3600), 0.0, SECOND_LOOK),
-        (ago(3600), 5.0, 0.0),
-        (ago(-3600), 0.0, 60.0),
+        # The clock by which that is told may have jumped.
+        (ago(3600), 5.0, 55.0),
         (ago(-3600), 59.0, 1.0),
         (ago(-3600), 60.0, 0.0),
         ("soon", 30.0, 30.0),
@@ -58,12 +56,12 @@ def ago(seconds: float) -> str:
 def test_absence_is_doubted_for_as_long_as_an_instance_may_still_show(
     launching: str | None, looked: float, left: float
 ) -> None:
-    assert doubt(claim(launching), looked, None, NOW) == left
+    assert doubt(claim(launching), looked, None) == left
 
 
 @pytest.mark.parametrize(("alive", "left"), [(0.0, 120.0), (100.0, 20.0), (120.0, 0.0), (500.0, -15.0)])
 def test_a_node_that_was_ready_a_moment_ago_speaks_for_its_instance(alive: float, left: float) -> None:
-    assert doubt(claim(), 20.0, alive, NOW) == left
+    assert doubt(claim(), 20.0, alive) == left
 
 
 def test_moments() -> None:
