@@ -546,15 +546,13 @@ async def test_an_instance_that_shows_late_after_a_lost_answer_is_waited_for(sce
     assert scene.cloud.calls["delete"] == 1
 
 
-@pytest.mark.parametrize(("ahead", "least", "most"), [(0, 55, 70), (-45, 10, 25), (-3600, 4, 10), (7200, 55, 70)])
+@pytest.mark.parametrize("ahead", [0, -45, -3600, 7200])
 @ending()
-async def test_nothing_is_waited_for_longer_than_an_instance_takes_to_show(
-    scene: Scene, ahead: int, least: float, most: float
-) -> None:
+async def test_what_an_instance_takes_to_show_is_waited_for_and_no_longer(scene: Scene, ahead: int) -> None:
     """Whatever the clock said when the cloud was asked."""
     await scene.claim(annotations={LAUNCHING_ANNOTATION: rfc3339(scene.wall + timedelta(seconds=ahead))})
     await scene.delete()
-    assert least < await scene.until_gone(most)
+    assert 55 < await scene.until_gone(70)
 
 
 @ending()
