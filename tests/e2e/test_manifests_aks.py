@@ -247,7 +247,7 @@ def test_the_roles_on_the_page_allow_agent_pools_and_asking_after_operations_and
     pools, operations = (json.loads(re.sub(r"\$[A-Z_]+", "x", text)) for text in texts)
     service = "Microsoft.ContainerService"
     cluster = f"{service}/managedClusters/agentPools"
-    assert pools["Actions"] == [f"{cluster}/{verb}" for verb in ("read", "write", "delete")]
+    assert pools["Actions"] == [f"{cluster}/{verb}" for verb in ("read", "write", "delete", "abort/action")]
     assert operations["Actions"] == [f"{service}/locations/{each}/read" for each in ("operations", "operationresults")]
     for role in (pools, operations):
         assert f'--role "{role["Name"].removesuffix(" x")} $CLUSTER"' in PAGE
